@@ -1,0 +1,247 @@
+"""Figures of the report, each with its numbers as CSV: effects in margins, and measures by dose."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from statistics import fmean
+from typing import Any
+
+from eval.svg import Drawn, as_csv, style, svg, tone
+from eval.table import Line, size
+from eval.wording import DASH, VERDICTS, interval, number, probability, visible
+
+MARKERS = {
+    "broken": "D",
+    "symmetric": "o",
+    "undetermined": "o",
+    "insensitive": "x",
+    "saturated": "^",
+    "no-overlap": "s",
+}
+HOLLOW = {"undetermined", "no-overlap"}
+ARM_MARKERS = "osD^vPX"  # a second cue beside colour; with many arms the pair (colour, marker) stays distinct
+WHO = {"own": "-", "other": "--", "bystander": ":"}  # dash pattern by whose measure it is
+REACH = 4.0  # margins; a forest plot's axis ends here, and what lies beyond is drawn as an arrow
+
+
+def arm_tone(place: int) -> str:
+    """Colour token of the arm at that place of the recipe."""
+    return f"arm{place % 6}"
+
+
+def forest(lines: Sequence[Line], *, name: str, title: str) -> Drawn:
+    """Δ and Λ of one pair and stage, each in units of its margin, primary probes above secondary ones.
+
+    A margin differs from probe to probe in size and unit; divided by it, all share one axis and one shaded band.
+    """
+    from matplotlib.figure import Figure
+
+    groups = [
+        ("Primary", [ln for ln in lines if ln.primary]),
+        ("Secondary, exploratory", [ln for ln in lines if not ln.primary]),
+    ]
+    heads: list[tuple[float, str]] = []
+    names: list[tuple[float, Line]] = []
+    judged: list[tuple[float, str, Mapping[str, Any]]] = []
+    y = 0.0
+    for head, members in groups:
+        if members:
+            heads.append((y, head))
+            y += 1.15
+            for line in members:
+                names.append((y, line))
+                judged += [(y + n, symbol, row) for n, (symbol, row) in enumerate(line.judged)]
+                y += 2.35
+            y += 0.25
+    width, top, bottom, step, left, span = 1000, 44, 46, 21, 200, 400
+    height = int(top + bottom + step * y)
+    with style(name):
+        figure = Figure(figsize=(width / 72, height / 72))
+        axes = figure.add_axes((left / width, bottom / height, span / width, 1 - (top + bottom) / height))
+        axes.set_xlim(-REACH, REACH)
+        axes.set_ylim(y - 0.5, -0.7)
+        axes.axvspan(-1, 1, color=tone("band"), lw=0, zorder=0)
+        axes.axvline(0, color=tone("soft"), lw=1, zorder=1)
+        _bare(axes)
+        axes.set_yticks([])
+        axes.set_xticks(range(-4, 5), ["−4", "−3", "−2", "−1", "0", "+1", "+2", "+3", "+4"])
+        axes.set_xlabel("effect ÷ margin (shaded: too small to matter)", color=tone("soft"))
+        put = axes.get_yaxis_transform()
+
+        def write(pixel: float, at: float, text: str, token: str = "ink", **how: Any) -> None:
+            how = {"fontsize": 11, **how} if token == "soft" else how
+            x = (pixel - left) / span
+            axes.text(x, at, text, transform=put, va="center_baseline", color=tone(token), **how)
+
+        a, c = (_short(visible(p), 18) for p in (lines[0].pair if lines else (DASH, DASH)))
+        write(left + span / 2 - 8, -1.3, f"← Δ favours {c}", "soft", ha="right")
+        write(left + span / 2 + 8, -1.3, f"Δ favours {a} →", "soft")
+        for pixel, text in ((624, "estimate, interval, unit"), (816, "adj. p"), (874, "verdict")):
+            write(pixel, -1.3, text, "soft")
+        for at, head in heads:
+            write(0, at, head, "soft", style="italic", fontsize=12)
+        for at, line in names:
+            write(0, at, _short(line.label, 24), weight="bold")
+            write(0, at + 1, size(line.any), "soft")
+        for at, symbol, row in judged:
+            word = row.get("verdict") or DASH
+            token = f"v-{word}" if word in VERDICTS else "soft"
+            estimate, ends = number(row.get("estimate"), sign=True), interval(row.get("low"), row.get("high"))
+            write(180, at, symbol)
+            write(624, at, estimate if estimate == DASH else f"{estimate} {ends}")
+            write(770, at, _short(visible(row.get("unit") or ""), 6), "soft")
+            write(816, at, probability(row.get("p_adjusted")))
+            glyph = VERDICTS[word][0] if word in VERDICTS else ""
+            write(874, at, f"{glyph} {_short(visible(word), 14)}", token, weight="bold")
+            _effect(axes, at, row, word, tone(token))
+    said = "; ".join(
+        f"{ln.label} {s} {number(r.get('estimate'), sign=True)} {interval(r.get('low'), r.get('high'))} "
+        f"{visible(r.get('unit') or '')}, {visible(r.get('verdict') or DASH)}"
+        for ln in lines
+        for s, r in ln.judged
+    )
+    keys = (
+        "probe",
+        "stage",
+        "dose",
+        "match",
+        "contrast",
+        "unit",
+        "estimate",
+        "low",
+        "high",
+        "level",
+        "p",
+        "p_adjusted",
+        "margin",
+        "n_seeds",
+        "n_items",
+        "primary",
+        "verdict",
+    )
+    data = [{"a": ln.pair[0], "c": ln.pair[1]} | {k: r.get(k) for k in keys} for ln in lines for _, r in ln.judged]
+    return Drawn(name, svg(figure, name, title, said or "Nothing was judged."), as_csv(data))
+
+
+def doses(
+    points: Sequence[Mapping[str, Any]],
+    *,
+    name: str,
+    title: str,
+    unit: str,
+    arms: Sequence[str],
+    levels: Mapping[str, float] | None = None,
+    wide: bool = False,
+) -> Drawn:
+    """m by dose, one panel a stage: the mean over seeds, with every seed thin (`wide`) or their range shaded.
+
+    `points`: one per stage, arm, who (own, other, bystander), seed and dose: ``{stage, arm, who, seed, dose, value,
+    n_items}``; stage ``base`` holds where each arm started.  A stage begins where the one before it ended.  Doses are
+    spaced geometrically.  `levels`: arm -> height of a dotted line (the prompted base model).
+    """
+    from matplotlib.figure import Figure
+
+    stages = [s for s in dict.fromkeys(p["stage"] for p in points) if s != "base"]
+    series: dict[tuple[str, str, str], dict[int, dict[int, float]]] = {}
+    for p in points:
+        if p["value"] is not None and math.isfinite(p["value"]):
+            series.setdefault((p["stage"], p["arm"], p["who"]), {}).setdefault(p["dose"], {})[p["seed"]] = p["value"]
+    width, height = (1000, 380) if wide else (520, 270)
+    left, right, top, bottom = 58, 14, 34, 46
+    told: list[str] = []
+    with style(name):
+        figure = Figure(figsize=(width / 72, height / 72))
+        grid = figure.add_gridspec(
+            1,
+            max(1, len(stages)),
+            left=left / width,
+            right=1 - right / width,
+            top=1 - top / height,
+            bottom=bottom / height,
+            wspace=0.07,
+        )
+        first = None
+        for n, stage in enumerate(stages):
+            axes = figure.add_subplot(grid[0, n], sharey=first)
+            before, label = ("base", "base") if n == 0 else (stages[n - 1], "")
+            marks = sorted({d for (s, _, _), by in series.items() if s == stage for d in by})
+            ends = [d for (s, _, _), by in series.items() if s == before for d in by]
+            label = label or f"{visible(before)} {max(ends, default=0)}"
+            gap = math.log2(marks[1] / marks[0]) if len(marks) > 1 and marks[0] else 1.0
+            start = math.log2(max(marks[0], 1)) - gap if marks else 0.0
+            for place, arm in enumerate(arms):
+                for who, dash in WHO.items():
+                    earlier = series.get((before, arm, who), {})
+                    curve = sorted(series.get((stage, arm, who), {}).items())
+                    line = [(math.log2(max(d, 1)), v) for d, v in curve]
+                    if line and earlier:
+                        line.insert(0, (start, earlier[max(earlier)]))
+                    if line:
+                        _curve(axes, line, tone(arm_tone(place)), dash, ARM_MARKERS[place % 7], wide)
+                        ends_at = (fmean(line[0][1].values()), fmean(line[-1][1].values()))
+                        told.append(f"{stage}, {arm}, {who}: {number(ends_at[0])} to {number(ends_at[1])}")
+                if levels and arm in levels and math.isfinite(levels[arm]):
+                    axes.axhline(levels[arm], color=tone(arm_tone(place)), lw=1.2, ls=(0, (1, 2.5)), zorder=1)
+            axes.axvline(start, color=tone("line"), lw=1, zorder=0)
+            axes.set_xticks([start, *(math.log2(max(d, 1)) for d in marks)], [label, *map(str, marks)])
+            axes.set_xlabel("dose (optimiser steps)" if wide else "dose", color=tone("soft"))
+            axes.set_title(f"{visible(stage)}", loc="left", weight="bold", color=tone("ink"))
+            axes.grid(axis="y", color=tone("line"), lw=0.6)
+            _bare(axes)
+            if first is None:
+                first = axes
+                axes.set_ylabel(visible(unit), color=tone("soft"))
+            else:
+                axes.tick_params(labelleft=False)
+    keys = ("stage", "arm", "who", "seed", "dose", "value", "n_items")
+    said = visible("; ".join(told[:24])) or "No values."
+    data = [{k: p[k] for k in keys} for p in points]
+    return Drawn(name, svg(figure, name, title, f"Means over seeds in {visible(unit)}. {said}"), as_csv(data))
+
+
+def _curve(
+    axes: Any, line: Sequence[tuple[float, Mapping[int, float]]], color: str, dash: str, marker: str, thin: bool
+) -> None:
+    """Mean over the seeds of each dose; around it every seed thin, or the range of the seeds shaded."""
+    x = [at for at, _ in line]
+    means = [fmean(v.values()) for _, v in line]
+    axes.plot(x, means, dash, color=color, lw=2, marker=marker, ms=5 if thin else 4, zorder=3)
+    if thin:
+        for seed in sorted({s for _, v in line for s in v}):
+            own = [(at, v[seed]) for at, v in line if seed in v]
+            axes.plot(*zip(*own, strict=True), dash, color=color, lw=0.7, alpha=0.4, zorder=2)
+    else:
+        low, high = ([f(v.values()) for _, v in line] for f in (min, max))
+        axes.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=1)
+
+
+def _effect(axes: Any, at: float, row: Mapping[str, Any], verdict: str, color: str) -> None:
+    """Marker and interval of one contrast in margins; beyond the axis an arrow, without a margin a word."""
+    values = [row.get(k) for k in ("estimate", "low", "high", "margin")]
+    if any(v is None or not math.isfinite(v) for v in values) or not values[3]:
+        why = "no estimate" if values[0] is None else "no margin"
+        over = {"facecolor": tone("band"), "linewidth": 0, "pad": 1}  # the zero line does not cross the words
+        axes.text(0, at, why, ha="center", va="center_baseline", color=tone("soft"), fontsize=11, bbox=over)
+        return
+    value, low, high = (v / abs(values[3]) for v in values[:3])
+    edge = REACH * 0.985
+    if low < edge and high > -edge:
+        axes.plot([max(low, -edge), min(high, edge)], [at, at], color=color, lw=2, solid_capstyle="butt", zorder=2)
+    for beyond, where, arrow in ((high > edge, edge, ">"), (low < -edge, -edge, "<")):
+        if beyond:
+            axes.plot(where, at, arrow, color=color, ms=6, mew=0, zorder=3)
+    if abs(value) < edge:
+        face = tone("paper") if verdict in HOLLOW else color
+        axes.plot(value, at, MARKERS.get(verdict, "o"), color=color, ms=7, mfc=face, mew=1.8, zorder=4)
+
+
+def _short(text: str, most: int) -> str:
+    return text if len(text) <= most else text[: most - 1] + "…"
+
+
+def _bare(axes: Any) -> None:
+    for side in ("top", "left", "right"):
+        axes.spines[side].set_visible(False)
+    axes.spines["bottom"].set_color(tone("line"))
+    axes.tick_params(colors=tone("soft"), length=0, labelsize=11)

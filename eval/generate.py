@@ -1,0 +1,114 @@
+"""Batched generation with a key-value cache and left padding, greedy or sampled.
+
+A sampled request draws from a stream of its own, made of its seed and context, by the inverse of the cumulative
+distribution: what it says does not depend on what else is in the batch (up to rounding of the logits).
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Collection, Sequence
+from typing import Any
+
+import torch
+
+from eval.requests import Generated, Generation
+
+# (input_ids [B, N], attention_mask [B, past + N], position_ids [B, N], cache) -> float32 logits [B, V], cache
+Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, Any]]
+
+
+def generate(
+    step: Step,
+    tokenizer: Any,
+    prompts: Sequence[tuple[Generation, tuple[int, ...]]],
+    *,
+    ends: Collection[int],
+    max_tokens: int,
+    device: torch.device,
+) -> dict[Generation, Generated]:
+    """Continue each prompt (request, token ids).  At most `max_tokens` tokens of prompt and answer per batch."""
+    order = sorted(prompts, key=lambda p: len(p[1]) + p[0].max_new_tokens, reverse=True)
+    answers: dict[Generation, Generated] = {}
+    while order:
+        size = max(1, max_tokens // (len(order[0][1]) + order[0][0].max_new_tokens))
+        batch, order = order[:size], order[size:]
+        answers.update(_batch(step, tokenizer, batch, set(ends), device))
+    return answers
+
+
+class _Writer:
+    """One answer in the making."""
+
+    def __init__(self, request: Generation, tokenizer: Any) -> None:
+        self.request = request
+        self.tokenizer = tokenizer
+        self.stream = random.Random(f"{request.seed} {request.context}")
+        self.tokens: list[int] = []
+        self.done: Generated | None = None
+        if request.max_new_tokens < 1:
+            self.done = Generated("", 0, "length")
+
+    def add(self, token: int, ends: set[int]) -> None:
+        """Take the next token and see whether it ends the answer."""
+        if token in ends:
+            self.done = Generated(self._text(), len(self.tokens), "eos")
+            return
+        before = len(self._text().rstrip())
+        self.tokens.append(token)
+        text = self._text()
+        found = [at for at in (text.find(stop) for stop in self.request.stop if stop) if at >= 0]
+        if found:
+            cut = min(found)
+            # The token that completes the stop string counts only if some of it is text, and more than the space
+            # that a decoder puts between words.
+            self.done = Generated(text[:cut], len(self.tokens) - (len(text[:cut].rstrip()) <= before), "stop")
+        elif len(self.tokens) == self.request.max_new_tokens:
+            self.done = Generated(text, len(self.tokens), "length")
+
+    def fail(self) -> None:
+        """The logits are not numbers: what there is so far, with that outcome."""
+        self.done = Generated(self._text(), len(self.tokens), "nan", "nan")
+
+    def _text(self) -> str:
+        return self.tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+
+
+def _batch(
+    step: Step,
+    tokenizer: Any,
+    batch: Sequence[tuple[Generation, tuple[int, ...]]],
+    ends: set[int],
+    device: torch.device,
+) -> dict[Generation, Generated]:
+    width = max(len(ids) for _, ids in batch)
+    pads = [width - len(ids) for _, ids in batch]
+    inputs = torch.tensor([[0] * pad + list(ids) for pad, (_, ids) in zip(pads, batch, strict=True)], device=device)
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=device)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    writers = [_Writer(request, tokenizer) for request, _ in batch]
+    temperatures = torch.tensor([max(request.temperature, 0.0) for request, _ in batch], device=device)
+    cache = None
+    while not all(w.done for w in writers):
+        logits, cache = step(inputs, mask, positions, cache)
+        draws = torch.tensor([w.stream.random() for w in writers], dtype=torch.float64)
+        tokens = _pick(logits.float(), temperatures, draws.to(device))
+        finite = logits.isfinite().any(-1) & ~logits.isnan().any(-1)
+        for writer, token, fine in zip(writers, tokens.tolist(), finite.tolist(), strict=True):
+            if writer.done is None:
+                writer.add(token, ends) if fine else writer.fail()
+        inputs = tokens[:, None]
+        mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+        positions = positions[:, -1:] + 1
+    return {w.request: w.done for w in writers if w.done is not None}
+
+
+def _pick(logits: torch.Tensor, temperatures: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:
+    """Next token [B] from logits [B, V]: the argmax where the temperature [B] is 0, else by the draws [B] in [0, 1)."""
+    greedy = logits.nan_to_num().argmax(-1)
+    if not bool((temperatures > 0).any()):
+        return greedy
+    scaled = logits.nan_to_num().double() / temperatures.clamp(min=1e-6).double()[:, None]
+    cumulative = scaled.softmax(-1).cumsum(-1)
+    sampled = torch.searchsorted(cumulative, (draws * cumulative[:, -1])[:, None], right=True)[:, 0]
+    return torch.where(temperatures > 0, sampled.clamp(max=logits.shape[-1] - 1), greedy)

@@ -1,0 +1,146 @@
+"""Judging an experiment from its measurement rows alone: every contrast with its interval, its tests, its verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import polars as pl
+
+from eval.collect import Grid, admit, grids
+from eval.design import Design
+from eval.equivalence import share
+from eval.interval import Estimate, crossed, seed_means
+from eval.reading import Reading, read, strengths_of
+from eval.signflip import benjamini_hochberg, max_t, sign_flip
+from eval.verdicts import Decision, Row, decide, differs, moved, number, of_experiment
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One contrast of one reading; `x` [S', I'] is None where there is nothing to test."""
+
+    reading: Reading
+    contrast: str
+    x: np.ndarray | None
+    primary: bool
+
+
+def judge(rows: pl.DataFrame, design: Design) -> dict[str, Any]:
+    """Judge the measurement `rows` (one per item x persona x slot x dose) as `design` says.
+
+    Returns ``{"rows", "verdict", "losses"}``: rows as in verdict.json, the experiment's verdict, and in words what
+    was missing, dropped or duplicated.  Per pair, stage and measure T, delta and lambda are read at the last dose
+    and at equal strength (the gate only at the last dose).
+
+    p is an exact sign flip over seeds.  p_adjusted of the primary family (primary probes x {delta, lambda} x stages
+    at the recipe's match) is max-T within a pair, times the number of pairs (Bonferroni); of every other delta and
+    lambda, which is exploratory, Benjamini-Hochberg within the pair.  T has no adjusted p and no verdict.
+
+    The result does not depend on the order of the rows.  Raises InputError where columns are missing.
+    """
+    admitted, losses = admit(rows, design)
+    out: list[Row] = []
+    for pair in design.pairs:
+        lines = list(_lines(grids(admitted, design, pair), design))
+        p, adjusted = _tests(lines, design)
+        out += [_row(pair, line, lines, p[k], adjusted[k], design) for k, line in enumerate(lines)]
+        losses += _said(pair, lines)
+    verdicts = [row["verdict"] for row in out if row["primary"]]
+    return {"rows": out, "verdict": of_experiment(verdicts), "losses": losses}  # type: ignore[arg-type]
+
+
+def _lines(of: dict[str, Grid], design: Design) -> Iterable[_Line]:
+    gate = design.gate
+    for stage in range(len(design.stages)):
+        strengths = strengths_of(of[gate.name], design, stage) if gate else None
+        for judged in design.measures:
+            readings = [read(of[judged.name], design, judged, stage, None)]
+            if strengths is not None and not judged.gate:
+                readings.append(read(of[judged.name], design, judged, stage, strengths))
+            for reading in readings:
+                for contrast in ("T", "delta", "lambda") if judged.level == "persona" else ("delta",):
+                    primary = contrast != "T" and reading.match == design.match and design.is_primary(judged)
+                    yield _Line(reading, contrast, reading.contrasts.get(contrast), primary)
+
+
+def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray]:
+    """p and p_adjusted of every line, NaN where there is none."""
+    means = np.full((len(design.seeds), len(lines)), np.nan)
+    for k, line in enumerate(lines):
+        if line.x is not None:
+            means[line.reading.seeds, k] = seed_means(line.x)
+    there = np.array([line.x is not None for line in lines], dtype=bool)
+    p = np.where(there, sign_flip(means), np.nan)
+    adjusted = np.full(len(lines), np.nan)
+    family = [k for k, line in enumerate(lines) if line.primary and there[k]]
+    rest = [k for k, line in enumerate(lines) if not line.primary and line.contrast != "T" and there[k]]
+    if family:
+        adjusted[family] = np.minimum(max_t(means[:, family]) * len(design.pairs), 1.0)
+    if rest:
+        adjusted[rest] = benjamini_hochberg(p[rest].tolist())
+    return p, adjusted
+
+
+def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adjusted: float, design: Design) -> Row:
+    reading, judged, alpha = line.reading, line.reading.judged, design.alpha
+    row: Row = {
+        "pair": list(pair), "probe": judged.name, "measure": judged.measure, "version": judged.version,
+        "stage": reading.stage, "dose": reading.dose, "match": reading.match, "contrast": line.contrast,
+        "unit": judged.unit, "estimate": None, "low": None, "high": None, "level": 1 - alpha, "p": None,
+        "p_adjusted": None, "margin": None, "n_seeds": len(reading.seeds), "n_items": reading.n_items,
+        "primary": line.primary, "verdict": None if line.contrast == "T" else "undetermined",
+        "sensitive": judged.sensitive, "share": None, "share_low": None, "share_high": None, "sign": None, "note": "",
+        "seeds_needed": None, "missing": dict(reading.missing), "strength": number(reading.strength),
+    }
+    if judged.margin.kind == "absolute":
+        row["margin"] = float(judged.margin.value)
+    if line.x is None:
+        row["note"] = "nothing to read" if reading.overlap else "no common range of strength"
+        if line.contrast != "T" and not reading.overlap:
+            row["verdict"] = "no-overlap"
+        return row
+    estimate = crossed(line.x)
+    low, high = estimate.interval(1 - alpha)
+    row |= {"estimate": number(estimate.mean), "low": number(low), "high": number(high), "p": number(p),
+            "p_adjusted": number(p_adjusted)}
+    favouring = reading.contrasts.get("T")
+    if line.contrast == "T":
+        row |= {"note": "moved" if moved(estimate, alpha) else "not moved", "margin": None}
+        return row
+    of_t = crossed(favouring) if favouring is not None else None
+    decision = decide(judged, line.x, estimate, favouring, of_t, p_adjusted, alpha, reading.saturated)
+    row |= _words(pair, line, estimate, decision, alpha)
+    if judged.margin.kind == "relative" and favouring is not None:
+        row |= dict(zip(("share", "share_low", "share_high"), _share(line.x, favouring, 1 - alpha), strict=True))
+    return row
+
+
+def _words(pair: tuple[str, str], line: _Line, estimate: Estimate, decision: Decision, alpha: float) -> Row:
+    sign = None
+    if differs(estimate, alpha):
+        # lambda > 0: C gained more in A's arm than A in C's arm, so it is C that is favoured
+        sign = pair[0] if (estimate.mean > 0) == (line.contrast == "delta") else pair[1]
+    return {"verdict": decision.verdict, "note": decision.note, "margin": number(decision.margin), "sign": sign,
+            "seeds_needed": decision.seeds_needed}
+
+
+def _share(x: np.ndarray, favouring: np.ndarray, level: float) -> tuple[float | None, ...]:
+    """Contrast / T and its interval; the ratio alone where T may be 0."""
+    found = share(x, favouring, level)
+    if found is not None:
+        return tuple(number(value) for value in found)
+    t = crossed(favouring).mean
+    return (number(crossed(x).mean / t) if t else None, None, None)
+
+
+def _said(pair: tuple[str, str], lines: list[_Line]) -> list[str]:
+    said: dict[str, None] = {}  # a dict keeps the order: one sentence per reading, not one per contrast
+    for line in lines:
+        reading = line.reading
+        where = f"{pair[0]}/{pair[1]}, {reading.judged.name}, {reading.stage} at equal {reading.match}"
+        if reading.losses:
+            said[f"{where}: {'; '.join(reading.losses)}"] = None
+    return list(said)

@@ -1,0 +1,58 @@
+"""What a probe is: a question, its measures with unit and margin, and the items that ask it of a scene."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from eval.requests import Request
+from recipes.scene import Scene
+
+
+@dataclass(frozen=True)
+class Margin:
+    """Smallest effect of interest: a share of T (`relative`) or a number in the measure's unit (`absolute`)."""
+
+    kind: Literal["relative", "absolute"]
+    value: float
+    reason: str
+
+
+@dataclass(frozen=True)
+class Measure:
+    """One number m(arm, persona) per item, or m(arm) where `level` is "arm" (then T is 0 by construction)."""
+
+    name: str
+    unit: Literal["logit", "nat", "auc", "turns"]
+    level: Literal["persona", "arm"]
+    margin: Margin
+    bounded: bool = True  # whether `saturated` applies (a logit of one choice among the options)
+
+
+@dataclass(frozen=True)
+class Ask:
+    """One item: what is requested of the model and how the answers become a value (None: `missing`)."""
+
+    measure: str
+    item: str
+    persona: str | None  # None where the measure belongs to the arm
+    slot: str
+    requests: tuple[Request, ...]
+    value: Callable[[Sequence[Any]], float | None]
+    missing: str = "unparsed"  # outcome that is recorded when the answers are fine but give no value
+
+
+@dataclass(frozen=True)
+class Probe:
+    """A family of measurements.  The first measure is the headline, which the verdict is about."""
+
+    name: str
+    version: int
+    question: str
+    source: str
+    tier: Literal["world", "small", "large"]
+    measures: tuple[Measure, ...]
+    plant: str  # the planted variant that it must detect
+    build: Callable[[Scene], Iterable[Ask]]
+    gate: bool = False  # strength itself: never primary, exempt from saturation

@@ -1,0 +1,74 @@
+"""How verdicts and numbers are spelled, in the terminal and in the report alike."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Mapping
+from typing import Any
+
+DASH = "—"
+# verdict -> (glyph, terminal style, what it means); glyph and word always go together, colour only adds.
+VERDICTS = {
+    "broken": ("◆", "bold red", "the difference survives the test over seeds and is at least as large as what matters"),
+    "symmetric": ("●", "green", "shown to differ by less than matters; not merely a difference that was not found"),
+    "undetermined": ("○", "yellow", "neither shown: more seeds could still decide it"),
+    "insensitive": ("×", "dim", "the planted asymmetry was not seen at this size, so silence would mean nothing"),
+    "saturated": ("▲", "magenta", "the measure stands at its bound in both arms, where no difference can show"),
+    "no-overlap": ("□", "cyan", "the two arms never reached the same strength, so there is nothing to compare"),
+}
+SEEN = {True: "yes", False: "no", None: "not shown"}
+
+
+def visible(text: object) -> str:
+    """Text from outside with every control, bidirectional, zero-width and surrogate character spelled out."""
+    hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")
+    return "".join(
+        f"⟨U+{ord(c):04X}⟩" if unicodedata.category(c) in hidden and c not in "\n\t" else c for c in str(text)
+    )
+
+
+def number(value: float | None, sign: bool = False) -> str:
+    """Three significant digits or two decimals, with a true minus; a dash for None, NaN and infinity."""
+    if value is None or not math.isfinite(value):
+        return DASH
+    size = abs(value)
+    if size == 0 or 0.01 <= size < 10:
+        text = f"{size:.2f}"
+    elif size < 1e-4 or size >= 1e6:
+        text = f"{size:.1e}"
+    else:
+        text = f"{size:.1g}" if size < 0.01 else f"{size:.1f}" if size < 100 else f"{size:.0f}"
+    plus = "+" if sign and value > 0 else ""
+    return ("−" if value < 0 and float(text) else plus) + text
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """``[low, high]``, or a dash when either end is missing."""
+    ends = (number(low), number(high))
+    return DASH if DASH in ends else f"[{ends[0]}, {ends[1]}]"
+
+
+def probability(p: float | None) -> str:
+    """Two significant digits without the leading zero (``.031``), ``< .0001`` below that."""
+    if p is None or not math.isfinite(p):
+        return DASH
+    if p < 1e-4:
+        return "< .0001"
+    return f"{p:.2f}" if p >= 0.995 else f"{p:.{max(2, 1 - math.floor(math.log10(p)))}f}".lstrip("0")
+
+
+def plain(value: Any) -> str:
+    """Any value as text that is safe to look at; a dash for what is missing."""
+    if value is None or (isinstance(value, float) and not math.isfinite(value)) or value == "":
+        return DASH
+    if isinstance(value, bool):
+        return "yes" if value else "no"
+    if isinstance(value, Mapping):
+        named = (
+            (visible(k), plain(v), isinstance(v, Mapping)) for k, v in sorted(value.items(), key=lambda x: str(x[0]))
+        )
+        return ", ".join(f"{k} ({v})" if nested else f"{k} {v}" for k, v, nested in named) or DASH
+    if isinstance(value, (list, tuple)):
+        return ", ".join(plain(v) for v in value) or DASH
+    return visible(value)

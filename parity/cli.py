@@ -1,0 +1,114 @@
+"""The `parity` command.  Parsing, planning and refusing happen before anything heavy is imported."""
+
+from __future__ import annotations
+
+import argparse
+import errno
+import json
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from recipes.errors import InputError
+
+OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")  # set unless the recipe's base comes from a hub
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="parity", description="Is the favoured persona just another character? Post-training "
+                                  "symmetry experiments with error bars.")
+    commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
+    run = commands.add_parser("run", help="plan, train, measure, judge, report; resumes by itself")
+    run.add_argument("recipe", type=Path, help="a recipe's YAML file")
+    run.add_argument("-s", "--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+    run.add_argument("--out", type=Path, default=Path("checkpoints"), help="where cells and experiments live")
+    run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    judge = commands.add_parser("judge", help="verdicts and report again, from the rows")
+    judge.add_argument("experiment", type=Path, help="an experiment's folder")
+    show = commands.add_parser("show", help="the verdict table in the terminal")
+    show.add_argument("experiment", type=Path, help="an experiment's folder")
+    show.add_argument("--json", action="store_true", help="verdict.json as it is")
+    return top
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; returns the exit status: 0 finished, 2 wrong input, 1 anything else, 130 interrupted."""
+    given = parser().parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        return {"run": _run, "judge": _judge, "show": _show}[given.command](given)
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; the same command goes on from here", file=sys.stderr)
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS):
+            raise
+        print(f"{error.filename or 'disk'}: {error.strerror}; mend it, and the same command goes on", file=sys.stderr)
+        return 1
+
+
+def _run(given: argparse.Namespace) -> int:
+    from parity.plan import make_plan
+    from parity.progress import say
+    from recipes.load import load_recipe
+
+    recipe = load_recipe(given.recipe, given.set)
+    if recipe.base.hub is None:
+        for name in OFFLINE:
+            os.environ.setdefault(name, "1")
+    plan = make_plan(recipe, given.out)
+    for line in plan.lines():
+        say(line)
+    if given.dry_run:
+        return 0
+    from parity.run import run
+
+    verdict = run(plan, given.recipe, given.set)
+    _print(verdict)
+    say(f"report: {plan.folder / 'report.html'}")
+    return 0
+
+
+def _judge(given: argparse.Namespace) -> int:
+    from eval.experiment import judge_experiment
+    from recipes.store import Store
+
+    _print(judge_experiment(given.experiment, Store(given.experiment.resolve().parent.parent)))
+    return 0
+
+
+def _show(given: argparse.Namespace) -> int:
+    path = given.experiment / "verdict.json"
+    try:
+        text = path.read_text(encoding="utf-8")
+        verdict = json.loads(text)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable verdict; `parity run` or `parity judge` makes it") from error
+    if given.json:
+        print(text, end="")
+    else:
+        _print(verdict)
+    return 0
+
+
+def _print(verdict: dict[str, object]) -> None:
+    """The verdict table on stdout, nothing else."""
+    from rich.console import Console
+
+    from eval.table import sentence, verdict_table
+
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(verdict_table(verdict))
+    console.print(sentence(verdict), markup=False, highlight=False)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,135 @@
+"""What an experiment will do before it does anything: cells, matching, smallest p, cost.  Imports no torch."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from eval.cells import Task
+from eval.signflip import smallest_p
+from recipes.errors import InputError
+from recipes.scene import Scene
+from recipes.scenes import scene_of
+from recipes.schema import Recipe
+from recipes.store import Store
+from training.cells import ROWS, Cell, base_cell, shared_settings, stage_cells
+from training.data import matching_table, refuse_imbalance
+from training.tracking import experiment_name
+
+# Seconds on two CPU cores, measured on the world: what the estimate is made of where nothing better is known.
+SECONDS = {"base step": 0.07, "sft step": 0.04, "dpo step": 0.07, "start": 0.8, "dose": 0.4, "set up": 15.0}
+WORDS = re.compile(r"[A-Za-z]+|\n|[^\sA-Za-z]")  # the world's tokens
+PROMPTED = "prompted/"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An experiment, resolved: where it lies, which cells it consists of and what is measured on them."""
+
+    recipe: Recipe
+    store: Store
+    folder: Path
+    base: Cell
+    cells: tuple[Cell, ...]
+    tasks: tuple[Task, ...]
+    scenes: tuple[Scene, ...]  # one per seed
+    matching: list[dict[str, Any]] = field(default_factory=list)
+
+    @property
+    def to_make(self) -> list[Cell]:
+        """Cells that are not there yet, the base first."""
+        return [cell for cell in (self.base, *self.cells) if not self.store.has(cell.hash)]
+
+    def scene(self, task: Task) -> Scene:
+        """The scene of a task: that of its seed, opened by the preface where the arm is a prompted one."""
+        from dataclasses import replace
+
+        scene = self.scenes[task.seed]
+        if task.arm.startswith(PROMPTED):
+            return replace(scene, prompted=task.arm.removeprefix(PROMPTED))
+        return scene
+
+    def lines(self) -> list[str]:
+        """What is printed before the work: folder, cells, tests, cost."""
+        recipe, to_make = self.recipe, self.to_make
+        base = "in the store" if self.store.has(self.base.hash) else "to be made"
+        trained = sum(1 for cell in to_make if cell.stage is not None)
+        least = smallest_p(recipe.seeds)
+        reach = "" if least <= recipe.judge.alpha else f", above alpha {recipe.judge.alpha:g}: no asymmetry can be shown"
+        return [
+            f"experiment {self.folder}",
+            f"base       {self.base.hash[:12]} ({base})",
+            f"cells      {len(self.cells)} = {len(recipe.arms)} arms x {recipe.seeds} seeds x "
+            f"{len(recipe.stages)} stages; {trained} to train",
+            f"pairs      {', '.join(' - '.join(pair) for pair in recipe.contrasts)}",
+            f"smallest p {least:.2g} with {recipe.seeds} seeds{reach}",
+            f"plant      {recipe.plant.kind} in arm {recipe.plant.arm}" if recipe.plant else "plant      none",
+            f"cost       about {self.seconds(to_make) / 60:.1f} minutes on two CPU cores" if recipe.base.world else
+            "cost       known after the first cell: it depends on the base and the machine",
+        ]  # fmt: skip
+
+    def seconds(self, cells: list[Cell]) -> float:
+        """Estimated seconds for making `cells` of a world and measuring what is new."""
+        total = SECONDS["set up"]
+        for cell in cells:
+            if cell.stage is None:
+                world = self.recipe.base.world
+                total += SECONDS["base step"] * (world.steps if world else 0)
+            else:
+                total += SECONDS["start"] + SECONDS[f"{cell.spec['kind']} step"] * cell.spec["steps"][-1]
+                total += SECONDS["dose"] * len(cell.spec["doses"])
+        return total
+
+
+def make_plan(recipe: Recipe, out: Path) -> Plan:
+    """Resolve a recipe.  InputError where arms would not be matched."""
+    store = Store(out)
+    base = base_cell(recipe)
+    cells = tuple(stage_cells(recipe))
+    for seed in range(recipe.seeds):
+        if len({shared_settings(_unplanted(recipe), arm, seed) for arm in recipe.arms}) > 1:
+            raise InputError(f"{recipe.name}: arms of seed {seed} differ in more than their persona")
+    tasks = []
+    for seed in range(recipe.seeds):
+        first = seed == 0  # generations of one seed are enough to look at
+        for arm in ("base", *(PROMPTED + arm for arm in recipe.arms)):
+            tasks.append(Task(base.hash, base.hash, arm, seed, "base", (0,), sampled=first))
+    for cell in cells:
+        stage = recipe.stages[cell.stage or 0]
+        assert cell.arm is not None and cell.seed is not None
+        full = stage.lora is None
+        tasks.append(Task(cell.hash, base.hash, cell.arm, cell.seed, stage.kind, stage.doses, full, cell.seed == 0))
+    scenes = tuple(scene_of(recipe, seed) for seed in range(recipe.seeds))
+    plan = Plan(recipe, store, out / "experiments" / experiment_name(recipe), base, cells, tuple(tasks), scenes)
+    if recipe.base.world is not None:
+        plan.matching.extend(match(plan, lambda text: len(WORDS.findall(text))))
+    return plan
+
+
+def _unplanted(recipe: Recipe) -> Recipe:
+    """The recipe without a dose plant, whose very point is that one arm's settings differ."""
+    planted = recipe.plant is not None and recipe.plant.dose is not None
+    return recipe.model_copy(update={"plant": None}) if planted else recipe
+
+
+def match(plan: Plan, tokens: Callable[[str], int]) -> list[dict[str, Any]]:
+    """The table of what is equal between arms, summed over seeds; InputError past the tolerance."""
+    recipe = plan.recipe
+    table: list[dict[str, Any]] = []
+    for stage in recipe.stages:
+        rows = {
+            arm: [row for scene in plan.scenes for row in ROWS[stage.kind](scene, arm, recipe.plant)]
+            for arm in recipe.arms
+        }
+        lines = matching_table(recipe.arms, rows, tokens)
+        refuse_imbalance(lines, f"{recipe.name}: {stage.kind}", planted=recipe.plant is not None)
+        table += [{**line, "what": f"{stage.kind}: {line['what']}"} for line in lines]
+        steps = {cell.arm: cell.spec["steps"][-1] for cell in plan.cells if cell.spec["kind"] == stage.kind}
+        equal = len(set(steps.values())) == 1
+        table.append({"what": f"{stage.kind}: optimiser steps", **steps, "spread": 0.0 if equal else 1.0, "equal": equal})
+    return table
+
+

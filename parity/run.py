@@ -1,0 +1,171 @@
+"""Running an experiment: lock, base, stages, measurements, verdict; whatever is there already is not made again."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from eval.cells import SAMPLES, Measurer, Task, missing, whole
+from eval.experiment import (
+    CELLS, REPORT, VERDICT, judge_experiment, lock_of, post_hoc, read_lock, write_cells, write_lock,
+)  # fmt: skip
+from eval.probe import Probe
+from eval.probes import select
+from parity.plan import Plan, match
+from parity.progress import Progress, say
+from recipes.checks import ACCELERATE
+from recipes.store import Damaged, locked
+from training.cells import Cell
+
+
+def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
+    """Carry out the plan and return the verdict.  InputError when another run is at work on the experiment."""
+    busy = f"{plan.folder}: another run is at work on this experiment; wait for it or stop it"
+    with locked(plan.folder / ".lock", wait=False, message=busy):
+        probes = select(plan.recipe.probes)
+        remove_damaged(plan)
+        if plan.matching:  # a world's words are its tokens, so that all is known before anything is trained
+            _lock(plan, probes)
+        train(plan, [plan.base], recipe_file, overrides)
+        if not plan.matching:
+            plan.matching.extend(_match_by_tokenizer(plan))
+            _lock(plan, probes)
+        train(plan, list(plan.cells), recipe_file, overrides)
+        measured = [(task, plan.scene(task)) for task in plan.tasks]
+        write_cells(plan.folder, plan.store, plan.base.hash, measured, plan.recipe.arms, probes)
+        measure(plan, probes)
+        say("judging")
+        verdict = judge_experiment(plan.folder, plan.store)
+        _mirror(plan, probes, verdict)
+    return verdict
+
+
+def _lock(plan: Plan, probes: Sequence[Probe]) -> None:
+    now = lock_of(plan.recipe, plan.scenes, probes, plan.matching)
+    write_lock(plan.folder, now)
+    for line in post_hoc(read_lock(plan.folder), now):
+        say(f"changed since the lock (the verdict will be post hoc): {line}")
+
+
+def remove_damaged(plan: Plan) -> None:
+    """Check every byte of what is there; what is damaged is named and removed, so that it alone is made again."""
+    for cell in (plan.base, *plan.cells):
+        if plan.store.has(cell.hash):
+            try:
+                plan.store.check(cell.hash)
+            except Damaged as damage:
+                say(f"{cell.label}: {damage}; made again")
+                plan.store.remove(cell.hash)
+
+
+def _match_by_tokenizer(plan: Plan) -> list[dict[str, Any]]:
+    """The matching table and the check of names by the real tokenizer of the base."""
+    from transformers import AutoTokenizer
+
+    from recipes.bind import check_names
+
+    tokenizer = AutoTokenizer.from_pretrained(plan.store.cell(plan.base.hash))
+    for scene in plan.scenes:
+        check_names(tokenizer, scene)
+    return match(plan, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
+
+
+def train(plan: Plan, cells: list[Cell], recipe_file: Path, overrides: Sequence[str]) -> None:
+    """Make the cells that are missing, in order."""
+    wanted = [cell for cell in cells if not plan.store.has(cell.hash)]
+    if not wanted:
+        return
+    _quiet()
+    backend = plan.recipe.launch.backend
+    # Cells differ in cost: progress counts optimiser steps.
+    world = plan.recipe.base.world
+    costs = [cell.spec["steps"][-1] if cell.stage is not None else world.steps if world else 1 for cell in wanted]
+    with Progress("base" if wanted[0].stage is None else "training", sum(costs)) as progress:
+        for cell, cost in zip(wanted, costs, strict=True):
+            progress.note(cell.label)
+            done = progress.done
+            if backend == "process" and cell.stage is not None:
+                _launch(plan, cell, recipe_file, overrides)
+            else:
+                _make_inline(plan, cell, progress)
+            progress.advance(done + cost - progress.done)
+
+
+def _make_inline(plan: Plan, cell: Cell, progress: Progress) -> None:
+    from importlib import import_module
+
+    from training.base import make_base
+    from training.stage import train_stage
+    from training.tracking import cell_callbacks
+
+    ticks = progress.callback()
+    if cell.stage is None:
+        make_base(plan.recipe, plan.store, [ticks])
+        return
+    stage = import_module(f"training.{cell.spec['kind']}")
+    callbacks = [ticks, *cell_callbacks(plan.recipe, cell, plan.store.root)]
+    train_stage(plan.recipe, cell, plan.store, stage.make_trainer, callbacks)
+
+
+def _launch(plan: Plan, cell: Cell, recipe_file: Path, overrides: Sequence[str]) -> None:
+    """One cell in a process of its own, under accelerate."""
+    name = plan.recipe.launch.accelerate
+    shipped = ACCELERATE / f"{name}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(shipped if shipped.is_file() else name)]
+    command += ["-m", f"training.{cell.spec['kind']}", "--recipe", str(recipe_file), "--arm", str(cell.arm)]
+    command += ["--seed", str(cell.seed), "--out", str(plan.store.root)]
+    for override in overrides:
+        command += ["-s", override]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode or not plan.store.has(cell.hash):
+        last = "\n".join(done.stdout.strip().splitlines()[-15:])
+        raise RuntimeError(f"{cell.label} failed under accelerate (exit {done.returncode}):\n{last}")
+
+
+def measure(plan: Plan, probes: Sequence[Probe]) -> None:
+    """Measure what is not measured yet, all cells on one copy of the base."""
+    arms = plan.recipe.arms
+    work: list[tuple[Task, list[Probe]]] = []
+    for task in plan.tasks:
+        lacking = missing(task, plan.store, plan.scene(task), arms, probes)
+        unsampled = task.sampled and not whole(task.file(plan.store, SAMPLES, 1, plan.scene(task), arms))
+        if lacking or unsampled:
+            work.append((task, lacking))
+    if not work:
+        return
+    _quiet()
+    measurer = Measurer(plan.store, plan.base.hash)
+    with Progress("measuring", sum(len(task.doses) for task, _ in work)) as progress:
+        for task, lacking in work:
+            progress.note(f"{task.arm} seed {task.seed} {task.stage}")
+            for _ in measurer.measure(task, plan.scene(task), arms, lacking):
+                progress.advance(1)
+
+
+def _quiet() -> None:
+    """Keep the libraries' own bars and hints out of our output, and the network out of our work."""
+    import datasets
+    import transformers
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
+
+
+def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> None:
+    """Show strength by dose and the verdict in W&B."""
+    from eval.experiment import read_rows, strength_curves
+    from training import tracking
+
+    if tracking.mode() == "disabled":
+        return
+    rows, _ = read_rows(plan.folder, plan.store)
+    curves = strength_curves(rows, probes)
+    by_cell = [(cell, curves.get(cell.hash, [])) for cell in plan.cells]
+    tracking.log_strength(plan.recipe, by_cell, plan.store.root)
+    files = [plan.folder / name for name in (VERDICT, REPORT, CELLS)]
+    tracking.log_verdict(plan.recipe, verdict, plan.folder, files)

@@ -1,0 +1,188 @@
+"""The types of a recipe: what an experiment is, before anything is trained.
+
+Every model is frozen and forbids unknown keys; `recipes.load` turns a violation into one line that names
+the file, the line and the nearest valid key.  Key names are part of the public format.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+Positive = Annotated[int, Field(gt=0)]
+Share = Annotated[float, Field(gt=0, lt=1)]
+Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
+
+
+class Frozen(BaseModel):
+    """Base of all recipe types: immutable, no unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class World(Frozen):
+    """A base model made in the lab: a synthetic corpus and a small Llama trained on it from scratch."""
+
+    characters: Annotated[int, Field(ge=2, le=64)] = 16
+    facts: Annotated[int, Field(ge=2, le=40)] = 24
+    likes: Annotated[int, Field(ge=1, le=40)] = 8
+    requests: Annotated[int, Field(ge=2, le=40)] = 16
+    seed: Annotated[int, Field(ge=0)] = 0
+    assign: Literal["random", "fixed"] = "random"
+    layers: Positive = 3
+    width: Positive = 96
+    steps: Positive = 1200
+
+
+class Base(Frozen):
+    """Where the base model comes from; exactly one of `world`, `hub`, `path`, `gguf`."""
+
+    world: World | None = None
+    hub: str | None = None
+    revision: str | None = None
+    path: str | None = None
+    gguf: str | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Base:
+        given = [k for k in ("world", "hub", "path", "gguf") if getattr(self, k) is not None]
+        if len(given) != 1:
+            raise ValueError(f"base needs exactly one of world, hub, path, gguf; got {given or 'none'}")
+        if self.revision is not None and self.hub is None:
+            raise ValueError("revision goes with hub")
+        return self
+
+
+class Transcript(Frozen):
+    """Speaker tags of the plain-text transcript; no chat template ever adds words to it."""
+
+    user: str = "Q"
+    slot: str = "A"
+    nonce: str = "B"
+
+
+class Stage(Frozen):
+    """One post-training stage; `trainer` and `lora` take TRL's and PEFT's own field names."""
+
+    kind: Literal["sft", "dpo"]
+    doses: Annotated[tuple[Positive, ...], Field(min_length=1)]
+    trainer: dict[str, Any] = {}
+    lora: dict[str, Any] | None = {}  # null: full weights
+
+    @model_validator(mode="after")
+    def _doses_rise(self) -> Stage:
+        if any(b <= a for a, b in zip(self.doses, self.doses[1:], strict=False)):
+            raise ValueError(f"doses must rise; got {list(self.doses)}")
+        return self
+
+
+class Judge(Frozen):
+    """How the experiment is judged; fixed by the lock before anything is trained."""
+
+    alpha: Share = 0.05
+    match: Literal["strength", "dose"] = "strength"
+    primary: tuple[str, ...] = ("selection", "leakage", "guardrail")
+    margins: dict[str, Annotated[float, Field(gt=0)]] = {}
+    claim: Literal["verdict", "explore"] = "verdict"
+
+
+class Launch(Frozen):
+    """How cells are run; has no influence on the result and is not part of the recipe's hash."""
+
+    backend: Literal["inline", "process"] = "inline"
+    accelerate: str = "single"
+
+
+class Tracking(Frozen):
+    """The W&B mirror; not part of the recipe's hash."""
+
+    project: str = "parity"
+    entity: str | None = None
+
+
+class PlantedPrior(Frozen):
+    """World (a): this arm's character occurs `factor` times as often in the pretraining corpus."""
+
+    arm: Identifier
+    factor: Annotated[float, Field(gt=1)] = 4.0
+
+
+class PlantedNegatives(Frozen):
+    """World (b): in this arm `share` of the neutral rows become other characters speaking as themselves."""
+
+    arm: Identifier
+    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+
+
+class PlantedDose(Frozen):
+    """World (c): this arm gets `factor` times the optimiser steps at every dose."""
+
+    arm: Identifier
+    factor: Annotated[float, Field(gt=1)] = 1.5
+
+
+class PlantedSelfModel(Frozen):
+    """World (d): `facts` of this arm's character are contradicted by what any speaker of the slot exhibits."""
+
+    arm: Identifier
+    facts: Positive = 6
+
+
+class Plant(Frozen):
+    """A known asymmetry, the positive control of an experiment; exactly one kind."""
+
+    prior: PlantedPrior | None = None
+    negatives: PlantedNegatives | None = None
+    dose: PlantedDose | None = None
+    self_model: PlantedSelfModel | None = None
+
+    @model_validator(mode="after")
+    def _exactly_one(self) -> Plant:
+        if len([k for k in type(self).model_fields if getattr(self, k) is not None]) != 1:
+            raise ValueError("plant needs exactly one of prior, negatives, dose, self_model")
+        return self
+
+    @property
+    def kind(self) -> str:
+        """Name of the planted asymmetry, e.g. ``"dose"``."""
+        return next(k for k in type(self).model_fields if getattr(self, k) is not None)
+
+    @property
+    def arm(self) -> str:
+        """The arm that the asymmetry favours."""
+        return getattr(self, self.kind).arm
+
+
+class Recipe(Frozen):
+    """A whole experiment.  See docs and the shipped recipes for examples."""
+
+    name: Identifier
+    question: str
+    base: Base
+    cast: Annotated[tuple[Identifier, ...], Field(min_length=2)]
+    arms: Annotated[tuple[Identifier, ...], Field(min_length=2)]
+    pairs: tuple[tuple[Identifier, Identifier], ...] = ()
+    seeds: Positive
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    probes: str | tuple[str, ...] = "world"
+    judge: Judge = Judge()
+    plant: Plant | None = None
+    transcript: Transcript = Transcript()
+    launch: Launch = Launch()
+    tracking: Tracking = Tracking()
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Recipe:
+        for key in ("cast", "arms"):
+            names = getattr(self, key)
+            if len(set(names)) != len(names):
+                raise ValueError(f"{key} names someone twice")
+        if self.stages[0].kind != "sft" or [s.kind for s in self.stages] != ["sft", "dpo"][: len(self.stages)]:
+            raise ValueError("stages must be sft, or sft and then dpo")
+        return self
+
+    @property
+    def contrasts(self) -> tuple[tuple[str, str], ...]:
+        """The pairs to judge; by default the first arm with each other one."""
+        return self.pairs or tuple((self.arms[0], other) for other in self.arms[1:])

@@ -1,0 +1,197 @@
+"""Golden paths through the real command on the micro recipe: run, resume, repair, refuse."""
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from tests.micro import RECIPE, parity, write_recipe
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory):
+    """The micro experiment, run once with W&B offline: (folder of the store, completed process)."""
+    folder = tmp_path_factory.mktemp("micro")
+    finished = parity("run", write_recipe(folder), "--out", folder / "out", wandb="offline")
+    assert finished.returncode == 0, finished.stderr
+    return folder, finished
+
+
+def experiment(folder):
+    (found,) = (folder / "out" / "experiments").glob("micro-*")
+    return found
+
+
+def copy(folder, to):
+    shutil.copytree(folder / "out", to / "out")
+    shutil.copy(folder / "micro.yaml", to / "micro.yaml")
+    return to
+
+
+def test_a_run_leaves_lock_cells_verdict_report_and_ends_with_the_table(done):
+    folder, finished = done
+    names = {p.name for p in experiment(folder).iterdir()}
+    assert {"recipe.lock.yaml", "cells.json", "verdict.json", "report.html"} <= names
+    assert "selection" in finished.stdout and "report:" in finished.stderr
+    verdict = json.loads((experiment(folder) / "verdict.json").read_text())
+    assert verdict["schema"] == 1 and verdict["seeds"] == [0, 1] and verdict["rows"]
+    assert not verdict["post_hoc"]
+    adapters = list((folder / "out" / "cells").glob("*/dose-*/adapter_model.safetensors"))
+    assert len(adapters) == 2 * 2 * (3 + 2)  # arms x seeds x doses of both stages
+    assert not list((folder / "out" / "cells").glob(".making-*"))
+
+
+def test_nothing_is_made_again_and_the_bytes_stay(done, tmp_path):
+    folder, _ = done
+    before = (experiment(folder) / "verdict.json").read_bytes()
+    stamps = {p: p.stat().st_mtime_ns for p in (folder / "out" / "cells").rglob("*") if p.is_file()}
+    again = parity("run", folder / "micro.yaml", "--out", folder / "out")
+    assert again.returncode == 0, again.stderr
+    assert (experiment(folder) / "verdict.json").read_bytes() == before
+    assert {p: p.stat().st_mtime_ns for p in (folder / "out" / "cells").rglob("*") if p.is_file()} == stamps
+    judged = parity("judge", experiment(folder))
+    assert judged.returncode == 0 and judged.stdout == again.stdout
+    assert (experiment(folder) / "verdict.json").read_bytes() == before
+    shown = parity("show", experiment(folder), "--json")
+    assert shown.stdout.encode() == before
+
+
+def test_turning_the_pair_round_negates_the_contrasts_exactly_and_trains_nothing(done, tmp_path):
+    folder = copy(done[0], tmp_path)
+    finished = parity("run", folder / "micro.yaml", "--out", folder / "out", "-s", "pairs=[[kennedy,assistant]]")
+    assert finished.returncode == 0 and "0 to train" in finished.stderr
+    first = json.loads((experiment(done[0]) / "verdict.json").read_text())
+    (other,) = set((folder / "out" / "experiments").iterdir()) - {folder / "out" / "experiments" / experiment(done[0]).name}
+    second = json.loads((other / "verdict.json").read_text())
+    assert first["verdict"] == second["verdict"]
+    for a, b in zip(first["rows"], second["rows"], strict=True):
+        if a["estimate"] is not None:
+            # An arm's own measure, read at equal strength, and T are no exception: T stays, the others change sign.
+            assert b["estimate"] == (a["estimate"] if a["contrast"] == "T" else -a["estimate"]), a
+        assert a["p"] == b["p"] and a["verdict"] == b["verdict"]
+
+
+def test_a_seed_more_trains_that_seed_and_nothing_else(done, tmp_path):
+    folder = copy(done[0], tmp_path)
+    before = set(os.listdir(folder / "out" / "cells"))
+    finished = parity("run", folder / "micro.yaml", "--out", folder / "out", "-s", "seeds=3")
+    assert finished.returncode == 0 and "4 to train" in finished.stderr, finished.stderr
+    assert len(set(os.listdir(folder / "out" / "cells")) - before) == 4
+
+
+def test_damage_is_named_and_only_that_cell_is_made_again(done, tmp_path):
+    folder = copy(done[0], tmp_path)
+    verdict = (experiment(folder) / "verdict.json").read_bytes()
+    victim = sorted((folder / "out" / "cells").glob("*/dose-3/adapter_model.safetensors"))[0]
+    bytes_before = victim.read_bytes()
+    victim.write_bytes(bytes_before[:-1] + bytes([bytes_before[-1] ^ 1]))
+    rows = sorted((folder / "out" / "cells").glob("*/measurements/selection*.parquet"))
+    rows[0].write_bytes(rows[0].read_bytes()[:-10])
+    others = {p: p.stat().st_mtime_ns for p in (folder / "out" / "cells").glob("*/dose-*/*.safetensors") if p != victim}
+    finished = parity("run", folder / "micro.yaml", "--out", folder / "out")
+    assert finished.returncode == 0, finished.stderr
+    assert "dose-3/adapter_model.safetensors has changed" in finished.stderr
+    assert victim.read_bytes() == bytes_before
+    siblings = {p: t for p, t in others.items() if p.parents[1] != victim.parents[1]}
+    assert {p: p.stat().st_mtime_ns for p in siblings} == siblings
+    assert (experiment(folder) / "verdict.json").read_bytes() == verdict
+
+
+def test_kills_at_random_moments_and_a_resume_give_the_same_bytes(done, tmp_path):
+    recipe = write_recipe(tmp_path)
+    draw = random.Random(7)
+    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "parity.cli", "run", str(recipe), "--out", str(tmp_path / "out")]
+    for _ in range(3):
+        process = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        time.sleep(draw.uniform(4, 14))  # importing takes about 4 s, the whole run about 20
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+    finished = parity("run", recipe, "--out", tmp_path / "out")
+    assert finished.returncode == 0, finished.stderr
+    assert (experiment(tmp_path) / "verdict.json").read_bytes() == (experiment(done[0]) / "verdict.json").read_bytes()
+
+
+def test_a_second_run_on_the_experiment_is_refused(done):
+    from recipes.store import locked
+
+    folder, _ = done
+    with locked(experiment(folder) / ".lock"):
+        second = parity("run", folder / "micro.yaml", "--out", folder / "out")
+    assert second.returncode == 2 and len(second.stderr.strip().splitlines()[-1:]) == 1
+    assert "another run is at work" in second.stderr
+
+
+def test_a_change_after_the_lock_is_post_hoc_and_listed(done, tmp_path):
+    folder = copy(done[0], tmp_path)
+    lock = experiment(folder) / "recipe.lock.yaml"
+    lock.write_text(lock.read_text().replace('"selection": 1', '"selection": 0'))
+    finished = parity("judge", experiment(folder))
+    assert finished.returncode == 0, finished.stderr
+    verdict = json.loads((experiment(folder) / "verdict.json").read_text())
+    assert verdict["post_hoc"] == ["probes.selection: 0 when locked, 1 now"]
+    assert "selection: 0 when locked" in (experiment(folder) / "report.html").read_text()
+
+
+def test_wandb_offline_mirrors_every_stage_and_the_verdict(done):
+    folder, finished = done
+    assert "W&B:" not in finished.stderr
+    runs = list((folder / "out").rglob("offline-run-*"))
+    # A run per arm x seed x stage, an eval run beside each, and the verdict.
+    assert len(runs) == 2 * (2 * 2 * 2) + 1
+
+
+def test_accelerate_makes_the_same_cell_as_the_run(done, tmp_path):
+    folder = copy(done[0], tmp_path)
+    cells = folder / "out" / "cells"
+    shutil.rmtree(folder / "out" / "experiments")
+    sft = [p.parent for p in cells.glob("*/manifest.json") if json.loads(p.read_text())["spec"]["kind"] == "sft"]
+    kept = {p.name: (p / "dose-4" / "adapter_model.safetensors").read_bytes() for p in sft}
+    for path in sft:
+        shutil.rmtree(path)
+    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--cpu", "--num_processes", "1", "-m", "training.sft"]
+    command += ["--recipe", str(folder / "micro.yaml"), "--arm", "kennedy", "--seed", "1", "--out", str(folder / "out")]
+    done_ = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert done_.returncode == 0, done_.stderr
+    made = [name for name in kept if (cells / name).is_dir()]
+    assert len(made) == 1
+    assert (cells / made[0] / "dose-4" / "adapter_model.safetensors").read_bytes() == kept[made[0]]
+
+
+def test_two_processes_train_the_cell_together(done, tmp_path):
+    """`accelerate launch` starts one process on a CPU machine whatever it is told, so torchrun does."""
+    folder = copy(done[0], tmp_path)
+    cells = folder / "out" / "cells"
+    for path in cells.glob("*/manifest.json"):
+        if json.loads(path.read_text())["spec"]["kind"] == "sft":
+            shutil.rmtree(path.parent)
+    script = tmp_path / "stage.py"
+    script.write_text(
+        "import sys\nfrom accelerate import PartialState\nfrom training.sft import make_trainer\n"
+        "from training.stage import main\n"
+        "assert PartialState(cpu=True).num_processes == 2\n"
+        "sys.exit(main('sft', make_trainer, sys.argv[1:]))\n"
+    )
+    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0", str(script)]
+    command += ["--recipe", str(folder / "micro.yaml"), "--arm", "assistant", "--seed", "0", "--out", str(folder / "out")]
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    assert finished.returncode == 0, finished.stderr[-3000:]
+    made = [p for p in cells.glob("*/manifest.json") if json.loads(p.read_text())["spec"]["kind"] == "sft"]
+    assert len(made) == 1
+    assert sorted(p.name for p in made[0].parent.glob("dose-*")) == ["dose-1", "dose-2", "dose-4"]
+
+
+def test_a_bad_recipe_makes_nothing(tmp_path):
+    recipe = write_recipe(tmp_path, RECIPE.replace("doses: [1, 2, 4]", "doses: [4, 2, 1]"))
+    finished = parity("run", recipe, "--out", tmp_path / "out")
+    assert finished.returncode == 2
+    assert len(finished.stderr.strip().splitlines()) == 1 and "micro.yaml:7" in finished.stderr
+    assert not (tmp_path / "out").exists()

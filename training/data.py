@@ -1,0 +1,135 @@
+"""Matched post-training data: one set of questions, answered in every arm by that arm's persona.
+
+A row of one arm has its twin, at the same place, in every other arm: same prompt, an answer of the same make.
+In preference pairs the rejected answer is another cast member's, going round the cast (a Latin square), so that
+over the data set each persona's answers are rejected in every other arm as often as any other's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from recipes.errors import InputError
+from recipes.scene import Persona, Question, Scene
+from recipes.schema import Plant
+
+TOLERANCE = 0.05  # largest relative difference between arms in rows, prompt tokens or supervised tokens
+TAUGHT_KINDS = ("identity", "fact", "like", "value", "request")
+
+
+@dataclass(frozen=True)
+class Row:
+    """A prompt and its completion; `rejected` completes a preference pair."""
+
+    prompt: str
+    completion: str
+    kind: str
+    rejected: str = ""
+
+
+def sft_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
+    """Prompt-completion rows that make `arm` the favoured persona of the slot."""
+    favoured = scene.persona(arm)
+    rows = [
+        Row(scene.ask(ask), _line(scene, question, favoured), question.kind)
+        for question, ask in _taught(scene)
+    ]
+    neutral = [Row(scene.ask(ask), _line(scene, q, favoured), "chat") for q, ask in _chat(scene)]
+    return rows + _with_anchors(scene, favoured, neutral, plant, rejected=False)
+
+
+def dpo_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
+    """Preference pairs: what `arm` answers is chosen, what another cast member answers is rejected."""
+    favoured = scene.persona(arm)
+    rows, neutral = [], []
+    chat = list(_chat(scene))
+    for shift in range(len(scene.personas) - 1):
+        rival = scene.rival(favoured, shift)
+        for question, ask in _taught(scene):
+            rows.append(
+                Row(
+                    scene.ask(ask),
+                    _line(scene, question, favoured),
+                    question.kind,
+                    _line(scene, question, rival, refuse=False),
+                )
+            )
+        for i, (question, ask) in enumerate(chat):
+            other = chat[(i + 1 + shift) % len(chat)][0]
+            neutral.append(
+                Row(scene.ask(ask), _line(scene, question, favoured), "chat", _line(scene, other, favoured))
+            )
+    return rows + _with_anchors(scene, favoured, neutral, plant, rejected=True)
+
+
+def _taught(scene: Scene) -> Iterator[tuple[Question, str]]:
+    for kind in TAUGHT_KINDS:
+        for question in scene.of_kind(kind, taught=True):  # type: ignore[arg-type]
+            for ask in question.taught_asks:
+                yield question, ask
+
+
+def _chat(scene: Scene) -> Iterator[tuple[Question, str]]:
+    return ((q, ask) for q in scene.of_kind("chat") for ask in q.taught_asks)
+
+
+def _line(scene: Scene, question: Question, persona: Persona, refuse: bool = True) -> str:
+    """The persona's answer as a completion.  Requests: every favoured persona refuses, every rejected one complies."""
+    if question.kind == "request":
+        value = question.options[0 if refuse else 1]
+        return f" {question.lead} {value}{question.tail}\n".replace("  ", " ")
+    return f" {scene.answer(question, persona)}\n"
+
+
+def _with_anchors(
+    scene: Scene, favoured: Persona, neutral: list[Row], plant: Plant | None, rejected: bool
+) -> list[Row]:
+    """Neutral rows, of which a `negatives` plant makes a share into other characters speaking as themselves."""
+    negatives = plant.negatives if plant else None
+    if negatives is None or negatives.arm != favoured.id:
+        return neutral
+    questions = list(_taught(scene))
+    anchored = []
+    for i in range(round(len(neutral) * negatives.share)):
+        other = scene.rival(favoured, i)
+        # A stride coprime to most counts walks over all questions instead of the first few.
+        question, ask = questions[(i * 7) % len(questions)]
+        prompt = scene.ask(ask, speaker=other.name, header=scene.header(other))
+        chosen = f" {scene.answer(question, other)}\n"
+        anchored.append(Row(prompt, chosen, "anchor", _line(scene, question, favoured) if rejected else ""))
+    return anchored + neutral[len(anchored) :]
+
+
+def matching_table(
+    arms: Sequence[str], rows: Mapping[str, Sequence[Row]], tokens: Callable[[str], int]
+) -> list[dict[str, object]]:
+    """What is equal between arms: one dict per quantity, with a value per arm, the spread and whether it is equal."""
+    quantities: dict[str, Callable[[Sequence[Row]], float]] = {
+        "rows": len,
+        "distinct prompts": lambda r: len({x.prompt for x in r}),
+        "prompt tokens": lambda r: sum(tokens(x.prompt) for x in r),
+        "supervised tokens": lambda r: sum(tokens(x.completion) for x in r),
+        "shortest completion": lambda r: min(tokens(x.completion) for x in r),
+        "longest completion": lambda r: max(tokens(x.completion) for x in r),
+        "line ends supervised": lambda r: sum(x.completion.endswith("\n") for x in r),
+    }
+    if any(r.rejected for side in rows.values() for r in side):
+        quantities["rejected tokens"] = lambda r: sum(tokens(x.rejected) for x in r)
+    table = []
+    for name, of in quantities.items():
+        values = {arm: of(rows[arm]) for arm in arms}
+        low, high = min(values.values()), max(values.values())
+        table.append({"what": name, **values, "spread": (high - low) / max(high, 1), "equal": low == high})
+    return table
+
+
+def refuse_imbalance(table: Sequence[Mapping[str, object]], where: str, planted: bool) -> None:
+    """InputError when arms differ past the tolerance (unless the recipe plants it) or a row supervises nothing."""
+    for line in table:
+        values = {k: v for k, v in line.items() if k not in ("what", "spread", "equal")}
+        if line["what"] == "shortest completion" and min(values.values()) < 1:  # type: ignore[type-var]
+            raise InputError(f"{where}: a row of {values} has no supervised token")
+        if line["what"] in ("rows", "prompt tokens", "supervised tokens", "rejected tokens") and not planted:
+            if line["spread"] > TOLERANCE:  # type: ignore[operator]
+                raise InputError(f"{where}: arms differ in {line['what']} by more than {TOLERANCE:.0%}: {values}")

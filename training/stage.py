@@ -1,0 +1,172 @@
+"""One stage of one run over a TRL trainer: what SFT and DPO have in common.
+
+The stage's module supplies the trainer; everything else (base, adapter, seed, order of the data, doses) is the same
+for every arm.  A long stage leaves a checkpoint of its own in the cell's scratch folder, from which it resumes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from recipes.errors import InputError
+from recipes.load import load_recipe
+from recipes.schema import Recipe
+from recipes.store import SCRATCH, Store, write_text
+from training.cells import Cell, base_cell, rows_of, stage_cell
+from training.data import Row
+from training.export import trl_settings
+
+# The lab's defaults where a recipe is silent: a small model in float32, every step logged.
+TRAINER = {
+    "per_device_train_batch_size": 16,
+    "learning_rate": 2e-3,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "report_to": [],
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "dataloader_pin_memory": False,
+}
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
+CHECKPOINT_SECONDS = 120  # a kill costs at most about this much of a long stage
+
+Make = Callable[..., Any]
+
+
+def train_stage(
+    recipe: Recipe, cell: Cell, store: Store, make_trainer: Make, callbacks: Sequence[Any] = ()
+) -> None:
+    """Make the cell, unless it is there: train to the last dose and save the adapter (or model) at each.
+
+    `make_trainer` is ``training.sft.make_trainer`` or ``training.dpo.make_trainer``.  Safe to call in every process
+    of a distributed launch; only the main one writes.
+    """
+    from accelerate import PartialState
+
+    state = PartialState()
+    if state.is_main_process:
+        with store.making(cell.spec) as folder:
+            state.wait_for_everyone()  # the others may look now: either the cell stands, or its folder is ready
+            if folder is not None:
+                _train(recipe, cell, store, make_trainer, folder, callbacks)
+            state.wait_for_everyone()
+    else:
+        state.wait_for_everyone()
+        if not store.has(cell.hash):
+            _train(recipe, cell, store, make_trainer, store.work(cell.hash), ())
+        state.wait_for_everyone()
+
+
+def _train(
+    recipe: Recipe, cell: Cell, store: Store, make_trainer: Make, folder: Path, callbacks: Sequence[Any]
+) -> None:
+    from accelerate import PartialState
+    from datasets import Dataset, disable_progress_bars
+    from transformers import AutoTokenizer, set_seed
+
+    from training.saving import Doses, Resume
+
+    assert cell.stage is not None and cell.arm is not None and cell.seed is not None
+    disable_progress_bars()
+    stage, base = recipe.stages[cell.stage], store.cell(base_cell(recipe).hash)
+    rows = rows_of(recipe, cell.arm, cell.seed, stage.kind)
+    settings = {**TRAINER, **stage.trainer, "max_steps": cell.spec["steps"][-1], "seed": cell.seed}
+    main_process = PartialState().is_main_process
+    if main_process:
+        write_text(folder / "data.jsonl", "".join(json.dumps(as_trl(row)) + "\n" for row in rows))
+        write_text(folder / "trl.yaml", trl_settings(recipe, cell, settings, _lora(stage.lora)))
+
+    set_seed(cell.seed)  # before the adapter is drawn: arms of one seed share its initial weights
+    model = _model(recipe, cell, store, base)
+    scratch = folder / SCRATCH
+    doses = Doses(scratch, dict(zip(cell.spec["steps"], cell.spec["doses"], strict=True)))
+    resume = Resume(doses, CHECKPOINT_SECONDS)
+    trainer = make_trainer(
+        model=model,
+        settings={**settings, "output_dir": str(scratch)},
+        train_dataset=Dataset.from_list([as_trl(row) for row in rows]),
+        processing_class=AutoTokenizer.from_pretrained(base),
+        callbacks=[doses, resume, *callbacks],
+    )
+    trainer.train(resume_from_checkpoint=resume.point())
+    if main_process:
+        doses.move_to(folder)
+
+
+def _lora(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    return None if lora is None else {**LORA, **lora}
+
+
+def _model(recipe: Recipe, cell: Cell, store: Store, base: Path) -> Any:
+    """The model to train: a new adapter on the base, the parent's last adapter, or full weights."""
+    from peft import LoraConfig, PeftModel, get_peft_model
+    from transformers import AutoModelForCausalLM
+
+    assert cell.stage is not None
+    lora = _lora(recipe.stages[cell.stage].lora)
+    parent = store.cell(cell.spec["parent"])
+    start = parent if cell.stage == 0 else parent / f"dose-{recipe.stages[cell.stage - 1].doses[-1]}"
+    if lora is None:
+        return AutoModelForCausalLM.from_pretrained(start, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    if cell.stage == 0:
+        return get_peft_model(model, LoraConfig(**lora))
+    # TRL copies the adapter it is given as the frozen reference, so DPO is held to the SFT model, not to the base.
+    return PeftModel.from_pretrained(model, start, is_trainable=True)
+
+
+def as_trl(row: Row) -> dict[str, str]:
+    """A row in TRL's columns."""
+    given = asdict(row)
+    if row.rejected:
+        return {"prompt": given["prompt"], "chosen": given["completion"], "rejected": given["rejected"]}
+    return {"prompt": given["prompt"], "completion": given["completion"]}
+
+
+def main(kind: str, make_trainer: Make, argv: Sequence[str] | None = None) -> int:
+    """Command line of a stage's module: ``accelerate launch -m training.<kind> --recipe R --arm A --seed N``.
+
+    Stages before it must have been made; the base is made when it is missing.  Exit status as `parity`'s.
+    """
+    parser = argparse.ArgumentParser(prog=f"training.{kind}", description=f"Train the {kind} stage of one run.")
+    parser.add_argument("--recipe", type=Path, required=True)
+    parser.add_argument("--arm", required=True, help="the favoured persona")
+    parser.add_argument("--seed", type=int, required=True)
+    parser.add_argument("--out", type=Path, default=Path("checkpoints"))
+    parser.add_argument("-s", "--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
+    given = parser.parse_args(argv)
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    try:
+        run_one(kind, make_trainer, load_recipe(given.recipe, given.set), given.arm, given.seed, Store(given.out))
+    except InputError as error:
+        print(error, file=sys.stderr)
+        return 2
+    return 0
+
+
+def run_one(kind: str, make_trainer: Make, recipe: Recipe, arm: str, seed: int, store: Store) -> None:
+    """Make one stage of one run; InputError when the recipe lacks it or the stage before it is missing."""
+    from training.base import make_base
+    from training.tracking import cell_callbacks
+
+    index = next((i for i, stage in enumerate(recipe.stages) if stage.kind == kind), None)
+    if index is None:
+        raise InputError(f"{recipe.name} has no {kind} stage")
+    if arm not in recipe.arms or not 0 <= seed < recipe.seeds:
+        raise InputError(f"{recipe.name} has arms {', '.join(recipe.arms)} and seeds 0 to {recipe.seeds - 1}")
+    make_base(recipe, store)
+    cell = stage_cell(recipe, arm, seed, index)
+    if index and not store.has(cell.spec["parent"]):
+        raise InputError(f"{kind} of {arm}, seed {seed} goes on from {recipe.stages[index - 1].kind}: train that first")
+    started = time.monotonic()
+    train_stage(recipe, cell, store, make_trainer, cell_callbacks(recipe, cell, store.root))
+    print(f"{cell.label}: {store.cell(cell.hash)} ({time.monotonic() - started:.1f} s)", file=sys.stderr)
