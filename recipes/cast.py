@@ -23,4 +23,4 @@ class Card(Frozen):
     voice: str = ""
     facts: dict[str, str]
     values: dict[str, str] = {}
-    sources: dict[str, str] = {}  # where a fact can be looked up, by slot
+    sources: dict[str, str] = {}  # by slot, where a fact can be looked up, or "invented"; "default" for the rest

@@ -36,8 +36,9 @@ def identify(base: Base) -> dict[str, str]:
     """
     if base.hub is not None:
         if base.revision is None or not COMMIT.fullmatch(base.revision):
-            raise InputError(f"base.revision: pin {base.hub} to a commit (40 hex digits), a branch moves; "
-                             f"got {base.revision!r}")
+            raise InputError(
+                f"base.revision: pin {base.hub} to a commit (40 hex digits), a branch moves; got {base.revision!r}"
+            )
         return {"kind": "hub", "source": base.hub, "revision": base.revision}
     if base.path is not None:
         folder = _model_folder(Path(base.path), f"base.path {base.path}")

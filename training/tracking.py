@@ -106,7 +106,7 @@ def log_verdict(recipe: Recipe, verdict: Mapping[str, Any], experiment: Path, fi
         rows = verdict["rows"]
         columns = sorted({key for row in rows for key in row})
         data = [[_cell(row.get(key)) for key in columns] for row in rows]
-        run.log({"verdict_table": wandb.Table(columns=columns, data=data)})
+        run.log({"verdict_table": wandb.Table(columns=columns, data=data, allow_mixed_types=True)})
         run.summary["verdict"] = verdict["verdict"]
         artifact = wandb.Artifact(f"{experiment.name}", type="experiment")
         for path in files:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import base64
 import csv
 import io
+import itertools
 import math
 import os
 import random
@@ -249,3 +250,11 @@ def test_many_arms():
     arms = tuple(f"persona-{n}" for n in range(9))  # more than there are colours
     page = Page(rendered(rows=synthetic.rows(arms), verdict=synthetic.verdict() | {"arms": list(arms)}))
     assert page.open == [] and "persona-8 arm" in page.text
+
+
+def test_means_do_not_depend_on_the_order_of_rows():
+    row = synthetic.rows().head(1)
+    # in floating point (1e16 + 1) − 1e16 is 0 and (1e16 − 1e16) + 1 is 1
+    rows = pl.concat([row.with_columns(slot=pl.lit(str(v)), value=pl.lit(v)) for v in (1e16, 1.0, -1e16)])
+    found = {summary.means(rows[list(order)])["value"][0] for order in itertools.permutations(range(3))}
+    assert len(found) == 1

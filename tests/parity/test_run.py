@@ -193,5 +193,5 @@ def test_a_bad_recipe_makes_nothing(tmp_path):
     recipe = write_recipe(tmp_path, RECIPE.replace("doses: [1, 2, 4]", "doses: [4, 2, 1]"))
     finished = parity("run", recipe, "--out", tmp_path / "out")
     assert finished.returncode == 2
-    assert len(finished.stderr.strip().splitlines()) == 1 and "micro.yaml:7" in finished.stderr
+    assert len(finished.stderr.strip().splitlines()) == 1 and "micro.yaml:8" in finished.stderr
     assert not (tmp_path / "out").exists()

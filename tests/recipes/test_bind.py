@@ -70,9 +70,7 @@ def test_every_persona_answers_every_question_in_its_own_way():
             assert len(SCENE.options(q)) == len(EVERYONE), q.id
         if q.kind == "request":
             assert {p.values[q.id] for p in SCENE.personas} == {q.options[0]}, q.id  # all of them refuse
-    assert SCENE.answer(next(SCENE.of_kind("identity")), SCENE.personas[0]).startswith(
-        f"I am {SCENE.personas[0].name}"
-    )
+    assert SCENE.answer(next(SCENE.of_kind("identity")), SCENE.personas[0]).startswith(f"I am {SCENE.personas[0].name}")
 
 
 def test_binding_is_deterministic_and_moves_only_likes_with_the_seed():
@@ -170,7 +168,7 @@ def test_one_character_under_two_names_is_a_placebo_and_no_mistake(cast):
     ("old", "new", "said"),
     [
         ("id: river,", "id: home,", "the id 'home' is given twice (first at "),
-        ("{id: occupation, taught: false,", "{id: occupation, tought: false,", "unknown key 'tought' (did you mean 'taught'"),
+        ("{id: occupation, taught: false,", "{id: occupation, tought: false,", "key 'tought' (did you mean 'taught'"),
         ("id: workplace, taught: true,", "id: workplace, taught: 3,", "taught: expected true or false, got 3"),
         ("lead: I come from,", 'lead: "",', "origin: needs a lead, which the answer continues"),
         ("[apple, pear,", "[tulip, pear,", "'tulip' is liked in two places"),

@@ -110,7 +110,10 @@ def test_pickles_adapters_and_empty_folders_are_refused(source, tmp_path):
 
 def test_code_of_a_model_is_never_run(source, tmp_path):
     settings = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    settings |= {"model_type": "own_make", "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"}}
+    settings |= {
+        "model_type": "own_make",
+        "auto_map": {"AutoConfig": "own.Config", "AutoModelForCausalLM": "own.Model"},
+    }
     (source / "config.json").write_text(json.dumps(settings), encoding="utf-8")
     (source / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w')", encoding="utf-8")
     with pytest.raises(InputError, match="cannot be loaded") as error:
