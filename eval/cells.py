@@ -75,7 +75,6 @@ class Measurer:
 
     def measure(self, task: Task, scene: Scene, arms: Sequence[str], probes: Sequence[Probe]) -> Iterator[int]:
         """Write the rows of `probes`; yields each dose when it is done, and writes after the last."""
-        import polars as pl
 
         from eval.measure import Suite, samples
 
@@ -92,11 +91,9 @@ class Measurer:
             yield dose
         for probe in probes:
             mine = [row for row in rows if row["probe"] == probe.name]
-            frame = pl.DataFrame(mine, schema_overrides={"value": pl.Float64, "persona": pl.String}, infer_schema_length=None)
-            save(frame.select(COLUMNS), task.file(self.store, probe.name, probe.version, scene, arms))
+            save(_frame(mine).select(COLUMNS), task.file(self.store, probe.name, probe.version, scene, arms))
         if task.sampled:
-            frame = pl.DataFrame(said, schema_overrides={"persona": pl.String}, infer_schema_length=None)
-            save(frame, task.file(self.store, SAMPLES, 1, scene, arms))
+            save(_frame(said), task.file(self.store, SAMPLES, 1, scene, arms))
 
     def _engine(self, task: Task, dose: int) -> Any:
         from transformers import AutoModelForCausalLM
@@ -138,6 +135,14 @@ def role(persona: str | None, arm: str, arms: Sequence[str]) -> str | None:
     if persona is None:
         return None
     return "favoured" if persona == arm.removeprefix("prompted/") else "other" if persona in arms else "bystander"
+
+
+def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    import polars as pl
+
+    columns = {"value": pl.Float64, "persona": pl.String, "role": pl.String}  # may be null in every row
+    known = {name: kind for name, kind in columns.items() if rows and name in rows[0]}
+    return pl.DataFrame(rows, schema_overrides=known, infer_schema_length=None)
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:

@@ -55,8 +55,11 @@ def admit(rows: pl.DataFrame, design: Design) -> tuple[pl.DataFrame, list[str]]:
     if absent:
         raise InputError(f"measurement rows lack {', '.join(absent)}")
     # a column of nothing but nulls has no type of its own
-    rows = rows.with_columns(pl.col("persona", "slot").cast(pl.String), pl.col("value").cast(pl.Float64),
-                             pl.col("dose", "seed").cast(pl.Int64))
+    rows = rows.with_columns(
+        pl.col("persona", "slot").cast(pl.String),
+        pl.col("value").cast(pl.Float64),
+        pl.col("dose", "seed").cast(pl.Int64),
+    )
     losses: list[str] = []
 
     def keep(frame: pl.DataFrame, condition: pl.Expr, why: str) -> pl.DataFrame:
@@ -65,9 +68,14 @@ def admit(rows: pl.DataFrame, design: Design) -> tuple[pl.DataFrame, list[str]]:
             losses.append(f"{frame.height - kept.height} rows left out: {why}")
         return kept
 
-    judged = pl.DataFrame({"probe": [m.probe for m in design.measures], "measure": [m.measure for m in design.measures],
-                           "judged_version": [m.version for m in design.measures]},
-                          schema={"probe": pl.String, "measure": pl.String, "judged_version": pl.Int64})
+    judged = pl.DataFrame(
+        {
+            "probe": [m.probe for m in design.measures],
+            "measure": [m.measure for m in design.measures],
+            "judged_version": [m.version for m in design.measures],
+        },
+        schema={"probe": pl.String, "measure": pl.String, "judged_version": pl.Int64},
+    )
     arms = sorted({arm for pair in design.pairs for arm in pair} | {BASE})
     rows = rows.filter(pl.col("arm").is_in(arms)).join(judged, on=["probe", "measure"], how="left")
     rows = keep(rows, pl.col("judged_version").is_not_null(), "a measure that this design does not judge")
@@ -77,8 +85,9 @@ def admit(rows: pl.DataFrame, design: Design) -> tuple[pl.DataFrame, list[str]]:
     place = pl.DataFrame(points(design), schema={"stage": pl.String, "dose": pl.Int64}, orient="row")
     place = place.with_columns(point=pl.int_range(pl.len()))
     rows = rows.join(place, on=["stage", "dose"], how="left")
-    rows = keep(rows, pl.col("point").is_not_null() & (at_base == (pl.col("arm") == BASE)),
-                "a stage or dose outside the design")
+    rows = keep(
+        rows, pl.col("point").is_not_null() & (at_base == (pl.col("arm") == BASE)), "a stage or dose outside the design"
+    )
     rows, repeated = _once(rows)
     if repeated:
         losses.append(f"{repeated} rows left out: duplicates of another row")
@@ -110,8 +119,10 @@ def _several_cells(rows: pl.DataFrame) -> list[str]:
     if "cell" not in rows.columns:
         return []
     many = rows.group_by(*WHERE, "seed").agg(pl.col("cell").n_unique().alias("cells")).filter(pl.col("cells") > 1)
-    return [f"{arm}, {stage} dose {dose}, seed {seed}: rows of {cells} cells, averaged"
-            for arm, stage, dose, seed, cells in sorted(many.rows())]
+    return [
+        f"{arm}, {stage} dose {dose}, seed {seed}: rows of {cells} cells, averaged"
+        for arm, stage, dose, seed, cells in sorted(many.rows())
+    ]
 
 
 def _absent(rows: pl.DataFrame, design: Design) -> list[str]:
@@ -131,11 +142,14 @@ def grids(rows: pl.DataFrame, design: Design, pair: tuple[str, str]) -> dict[str
     """One `Grid` per judged measure of the pair, by the name it is judged under; `rows` as `admit` returns them."""
     of_pair = pl.col("persona").is_null() | pl.col("persona").is_in(pair)
     rows = rows.filter(pl.col("arm").is_in([*pair, BASE]) & of_pair)
-    rows = rows.with_columns(arm=_code("arm", [*pair, BASE]), persona=_code("persona", list(pair)),
-                             seed=pl.col("seed").replace_strict(
-                                 {seed: index for index, seed in enumerate(sorted(design.seeds))},
-                                 return_dtype=pl.Int64),
-                             slot=pl.col("slot").fill_null(""))
+    rows = rows.with_columns(
+        arm=_code("arm", [*pair, BASE]),
+        persona=_code("persona", list(pair)),
+        seed=pl.col("seed").replace_strict(
+            {seed: index for index, seed in enumerate(sorted(design.seeds))}, return_dtype=pl.Int64
+        ),
+        slot=pl.col("slot").fill_null(""),
+    )
     parts = rows.partition_by(["probe", "measure"], as_dict=True)
     empty = rows.clear()
     return {m.name: _grid(parts.get((m.probe, m.measure), empty), design, m) for m in design.measures}
@@ -150,8 +164,14 @@ def _grid(rows: pl.DataFrame, design: Design, judged: Judged) -> Grid:
     rows = rows.filter(pl.col("persona").is_not_null() if of_persona else pl.col("persona").is_null())
     items, slots = (sorted(rows[name].unique().to_list()) for name in ("item", "slot"))
     shape = (3, 2 if of_persona else 1, len(design.seeds), len(points(design)), len(items), len(slots))
-    index = [rows["arm"], rows["persona"].fill_null(0), rows["seed"], rows["point"],
-             rows.select(_code("item", items)).to_series(), rows.select(_code("slot", slots)).to_series()]
+    index = [
+        rows["arm"],
+        rows["persona"].fill_null(0),
+        rows["seed"],
+        rows["point"],
+        rows.select(_code("item", items)).to_series(),
+        rows.select(_code("slot", slots)).to_series(),
+    ]
     if not rows.height:
         return Grid(np.full(shape, np.nan), np.zeros(shape), tuple(items))
     flat = np.ravel_multi_index([series.to_numpy() for series in index], shape)

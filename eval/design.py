@@ -73,12 +73,32 @@ def design_of(recipe: Recipe, probes: Sequence[Probe], sensitivity: Mapping[str,
             name = probe.name if number == 0 else f"{probe.name}.{measure.name}"
             margin = _margin(name, measure, recipe.judge.margins)
             sensitive = sensitivity.get(name, sensitivity.get(probe.name))
-            measures.append(Judged(name, probe.name, measure.name, probe.version, measure.unit, measure.level, margin,
-                                   number == 0, probe.gate, measure.bounded, sensitive))
+            measures.append(
+                Judged(
+                    name,
+                    probe.name,
+                    measure.name,
+                    probe.version,
+                    measure.unit,
+                    measure.level,
+                    margin,
+                    number == 0,
+                    probe.gate,
+                    measure.bounded,
+                    sensitive,
+                )
+            )
     _check(recipe, probes, measures)
-    return Design(recipe.arms, recipe.contrasts, tuple(range(recipe.seeds)),
-                  tuple((stage.kind, tuple(stage.doses)) for stage in recipe.stages),
-                  recipe.judge.alpha, recipe.judge.match, tuple(recipe.judge.primary), tuple(measures))
+    return Design(
+        recipe.arms,
+        recipe.contrasts,
+        tuple(range(recipe.seeds)),
+        tuple((stage.kind, tuple(stage.doses)) for stage in recipe.stages),
+        recipe.judge.alpha,
+        recipe.judge.match,
+        tuple(recipe.judge.primary),
+        tuple(measures),
+    )
 
 
 def _margin(name: str, measure: Measure, overrides: Mapping[str, float]) -> Margin:
@@ -86,8 +106,11 @@ def _margin(name: str, measure: Measure, overrides: Mapping[str, float]) -> Marg
         raise InputError(f"{name}: a measure of the arm has no T, so its margin must be absolute")
     if name not in overrides:
         return measure.margin
-    return Margin(measure.margin.kind, overrides[name], f"set by the recipe; the probe's own: {measure.margin.value:g}"
-                                                        f", {measure.margin.reason}")
+    return Margin(
+        measure.margin.kind,
+        overrides[name],
+        f"set by the recipe; the probe's own: {measure.margin.value:g}, {measure.margin.reason}",
+    )
 
 
 def _check(recipe: Recipe, probes: Sequence[Probe], measures: Sequence[Judged]) -> None:

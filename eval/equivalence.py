@@ -19,8 +19,10 @@ def bounds(delta: np.ndarray, favouring: np.ndarray | None, margin: Margin) -> t
     """
     if margin.kind == "absolute":
         estimate = crossed(delta)
-        return (Estimate(estimate.mean - margin.value, estimate.variance, estimate.df),
-                Estimate(estimate.mean + margin.value, estimate.variance, estimate.df))
+        return (
+            Estimate(estimate.mean - margin.value, estimate.variance, estimate.df),
+            Estimate(estimate.mean + margin.value, estimate.variance, estimate.df),
+        )
     assert favouring is not None, "a relative margin needs T"
     return crossed(delta - margin.value * favouring), crossed(delta + margin.value * favouring)
 

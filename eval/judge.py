@@ -87,13 +87,35 @@ def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray]:
 def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adjusted: float, design: Design) -> Row:
     reading, judged, alpha = line.reading, line.reading.judged, design.alpha
     row: Row = {
-        "pair": list(pair), "probe": judged.name, "measure": judged.measure, "version": judged.version,
-        "stage": reading.stage, "dose": reading.dose, "match": reading.match, "contrast": line.contrast,
-        "unit": judged.unit, "estimate": None, "low": None, "high": None, "level": 1 - alpha, "p": None,
-        "p_adjusted": None, "margin": None, "n_seeds": len(reading.seeds), "n_items": reading.n_items,
-        "primary": line.primary, "verdict": None if line.contrast == "T" else "undetermined",
-        "sensitive": judged.sensitive, "share": None, "share_low": None, "share_high": None, "sign": None, "note": "",
-        "seeds_needed": None, "missing": dict(reading.missing), "strength": number(reading.strength),
+        "pair": list(pair),
+        "probe": judged.name,
+        "measure": judged.measure,
+        "version": judged.version,
+        "stage": reading.stage,
+        "dose": reading.dose,
+        "match": reading.match,
+        "contrast": line.contrast,
+        "unit": judged.unit,
+        "estimate": None,
+        "low": None,
+        "high": None,
+        "level": 1 - alpha,
+        "p": None,
+        "p_adjusted": None,
+        "margin": None,
+        "n_seeds": len(reading.seeds),
+        "n_items": reading.n_items,
+        "primary": line.primary,
+        "verdict": None if line.contrast == "T" else "undetermined",
+        "sensitive": judged.sensitive,
+        "share": None,
+        "share_low": None,
+        "share_high": None,
+        "sign": None,
+        "note": "",
+        "seeds_needed": None,
+        "missing": dict(reading.missing),
+        "strength": number(reading.strength),
     }
     if judged.margin.kind == "absolute":
         row["margin"] = float(judged.margin.value)
@@ -104,8 +126,13 @@ def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adj
         return row
     estimate = crossed(line.x)
     low, high = estimate.interval(1 - alpha)
-    row |= {"estimate": number(estimate.mean), "low": number(low), "high": number(high), "p": number(p),
-            "p_adjusted": number(p_adjusted)}
+    row |= {
+        "estimate": number(estimate.mean),
+        "low": number(low),
+        "high": number(high),
+        "p": number(p),
+        "p_adjusted": number(p_adjusted),
+    }
     favouring = reading.contrasts.get("T")
     if line.contrast == "T":
         row |= {"note": "moved" if moved(estimate, alpha) else "not moved", "margin": None}
@@ -123,8 +150,13 @@ def _words(pair: tuple[str, str], line: _Line, estimate: Estimate, decision: Dec
     if differs(estimate, alpha):
         # lambda > 0: C gained more in A's arm than A in C's arm, so it is C that is favoured
         sign = pair[0] if (estimate.mean > 0) == (line.contrast == "delta") else pair[1]
-    return {"verdict": decision.verdict, "note": decision.note, "margin": number(decision.margin), "sign": sign,
-            "seeds_needed": decision.seeds_needed}
+    return {
+        "verdict": decision.verdict,
+        "note": decision.note,
+        "margin": number(decision.margin),
+        "sign": sign,
+        "seeds_needed": decision.seeds_needed,
+    }
 
 
 def _share(x: np.ndarray, favouring: np.ndarray, level: float) -> tuple[float | None, ...]:

@@ -93,11 +93,21 @@ def read(grid: Grid, design: Design, judged: Judged, stage: int, strengths: Stre
     strength = None
     if strengths is not None and some:
         strength = fsum(strengths.at[seeds].tolist()) / len(seeds)
-    missing = {"rows": taken.rows, "items": len(grid.items) - len(items),
-               "seeds": len(design.seeds) - len(seeds)}
-    return Reading(judged, kind, doses[-1], match, kept.contrasts() if some else {}, seeds, len(items), strength,
-                   some and _saturated(judged, kept), overlap, missing,
-                   _losses(design, grid, seeds, items, without, overlap, taken))
+    missing = {"rows": taken.rows, "items": len(grid.items) - len(items), "seeds": len(design.seeds) - len(seeds)}
+    return Reading(
+        judged,
+        kind,
+        doses[-1],
+        match,
+        kept.contrasts() if some else {},
+        seeds,
+        len(items),
+        strength,
+        some and _saturated(judged, kept),
+        overlap,
+        missing,
+        _losses(design, grid, seeds, items, without, overlap, taken),
+    )
 
 
 def _used(design: Design, stage: int, match: Match) -> list[int]:
@@ -121,8 +131,9 @@ def _at_strength(taken: Taken, strengths: Strengths, arm: int) -> np.ndarray:
 def _quantities(arms: np.ndarray, base: np.ndarray, judged: Judged) -> Quantities:
     if judged.level == "arm":
         return Quantities(arms[0, 0], arms[1, 0])
-    return Quantities(own_a=arms[0, 0], own_c=arms[1, 1], cross_a=arms[0, 1], cross_c=arms[1, 0],
-                      base_a=base[0], base_c=base[1])
+    return Quantities(
+        own_a=arms[0, 0], own_c=arms[1, 1], cross_a=arms[0, 1], cross_c=arms[1, 0], base_a=base[0], base_c=base[1]
+    )
 
 
 def _without_overlap(taken: Taken, strengths: Strengths, judged: Judged) -> list[int]:
@@ -145,8 +156,9 @@ def _saturated(judged: Judged, kept: Quantities) -> bool:
     return bool((a != 0).mean() > 0.5 and (c != 0).mean() > 0.5 and (a * c < 0).mean() <= 0.5)
 
 
-def _losses(design: Design, grid: Grid, seeds: np.ndarray, items: np.ndarray, without: list[int], overlap: bool,
-            taken: Taken) -> tuple[str, ...]:
+def _losses(
+    design: Design, grid: Grid, seeds: np.ndarray, items: np.ndarray, without: list[int], overlap: bool, taken: Taken
+) -> tuple[str, ...]:
     """What a reading could not use, in words."""
     if not grid.items:
         return ("not measured",)

@@ -36,8 +36,16 @@ def differs(estimate: Estimate, alpha: float) -> bool:
     return low > 0 or high < 0
 
 
-def decide(judged: Judged, x: np.ndarray, estimate: Estimate, favouring: np.ndarray | None,
-           favouring_estimate: Estimate | None, p_adjusted: float, alpha: float, saturated: bool) -> Decision:
+def decide(
+    judged: Judged,
+    x: np.ndarray,
+    estimate: Estimate,
+    favouring: np.ndarray | None,
+    favouring_estimate: Estimate | None,
+    p_adjusted: float,
+    alpha: float,
+    saturated: bool,
+) -> Decision:
     """The verdict on delta or lambda, x [S, I], by the table of the method.
 
     What the probe could not have shown comes first: `insensitive` and `saturated` stand whatever the numbers say,
@@ -62,8 +70,15 @@ def decide(judged: Judged, x: np.ndarray, estimate: Estimate, favouring: np.ndar
     return found
 
 
-def _compare(judged: Judged, x: np.ndarray, estimate: Estimate, favouring: np.ndarray | None, p_adjusted: float,
-             alpha: float, margin: float) -> Decision:
+def _compare(
+    judged: Judged,
+    x: np.ndarray,
+    estimate: Estimate,
+    favouring: np.ndarray | None,
+    p_adjusted: float,
+    alpha: float,
+    margin: float,
+) -> Decision:
     below, above = bounds(x, favouring, judged.margin)
     apart = differs(estimate, alpha)
     if apart and p_adjusted < alpha and abs(estimate.mean) >= margin:

@@ -17,8 +17,7 @@ OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")  # set unless the recipe's b
 
 def parser() -> argparse.ArgumentParser:
     """The command line."""
-    top = argparse.ArgumentParser(prog="parity", description="Is the favoured persona just another character? Post-training "
-                                  "symmetry experiments with error bars.")
+    top = argparse.ArgumentParser(prog="parity", description="Post-training symmetry experiments, with error bars.")
     commands = top.add_subparsers(dest="command", required=True, metavar="COMMAND")
     run = commands.add_parser("run", help="plan, train, measure, judge, report; resumes by itself")
     run.add_argument("recipe", type=Path, help="a recipe's YAML file")

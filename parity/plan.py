@@ -58,7 +58,7 @@ class Plan:
         base = "in the store" if self.store.has(self.base.hash) else "to be made"
         trained = sum(1 for cell in to_make if cell.stage is not None)
         least = smallest_p(recipe.seeds)
-        reach = "" if least <= recipe.judge.alpha else f", above alpha {recipe.judge.alpha:g}: no asymmetry can be shown"
+        reach = "" if least < recipe.judge.alpha else ": no asymmetry can be shown at this alpha"
         return [
             f"experiment {self.folder}",
             f"base       {self.base.hash[:12]} ({base})",
@@ -129,7 +129,6 @@ def match(plan: Plan, tokens: Callable[[str], int]) -> list[dict[str, Any]]:
         table += [{**line, "what": f"{stage.kind}: {line['what']}"} for line in lines]
         steps = {cell.arm: cell.spec["steps"][-1] for cell in plan.cells if cell.spec["kind"] == stage.kind}
         equal = len(set(steps.values())) == 1
-        table.append({"what": f"{stage.kind}: optimiser steps", **steps, "spread": 0.0 if equal else 1.0, "equal": equal})
+        what = f"{stage.kind}: optimiser steps"
+        table.append({"what": what, **steps, "spread": 0.0 if equal else 1.0, "equal": equal})
     return table
-
-

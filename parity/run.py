@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from eval.cells import SAMPLES, Measurer, Task, missing, whole
 from eval.experiment import (
-    CELLS, REPORT, VERDICT, judge_experiment, lock_of, post_hoc, read_lock, write_cells, write_lock,
+    CELLS,
+    REPORT,
+    VERDICT,
+    judge_experiment,
+    lock_of,
+    post_hoc,
+    read_lock,
+    write_cells,
+    write_lock,
 )  # fmt: skip
 from eval.probe import Probe
 from eval.probes import select
+from parity import workers
 from parity.plan import Plan, match
 from parity.progress import Progress, say
 from recipes.checks import ACCELERATE
-from recipes.store import Damaged, locked
+from recipes.schema import Recipe
+from recipes.store import Damaged, Store, locked
 from training.cells import Cell
+
+MEASURED_AT_ONCE = 8  # tasks of one part when measuring is spread over processes
 
 
 def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -78,36 +90,52 @@ def train(plan: Plan, cells: list[Cell], recipe_file: Path, overrides: Sequence[
     wanted = [cell for cell in cells if not plan.store.has(cell.hash)]
     if not wanted:
         return
-    _quiet()
-    backend = plan.recipe.launch.backend
+    quiet()
+    workers.settle(plan.recipe)
     # Cells differ in cost: progress counts optimiser steps.
     world = plan.recipe.base.world
-    costs = [cell.spec["steps"][-1] if cell.stage is not None else world.steps if world else 1 for cell in wanted]
-    with Progress("base" if wanted[0].stage is None else "training", sum(costs)) as progress:
-        for cell, cost in zip(wanted, costs, strict=True):
+    costs = {c.hash: c.spec["steps"][-1] if c.stage is not None else world.steps if world else 1 for c in wanted}
+    with Progress("base" if wanted[0].stage is None else "training", sum(costs.values())) as progress:
+        if plan.recipe.launch.backend == "inline":
+            runs = _runs(wanted)
+            many = workers.workers_for(plan.recipe, len(runs))
+            if many > 1:
+                for run in workers.spread(workers.train_runs, runs, many, plan.recipe, plan.store.root):
+                    progress.note(run[-1].label)
+                    progress.advance(sum(costs[cell.hash] for cell in run))
+                return
+        for cell in wanted:
             progress.note(cell.label)
             done = progress.done
-            if backend == "process" and cell.stage is not None:
+            if plan.recipe.launch.backend == "process" and cell.stage is not None:
                 _launch(plan, cell, recipe_file, overrides)
             else:
-                _make_inline(plan, cell, progress)
-            progress.advance(done + cost - progress.done)
+                make_inline(plan.recipe, cell, plan.store, progress)
+            progress.advance(done + costs[cell.hash] - progress.done)
 
 
-def _make_inline(plan: Plan, cell: Cell, progress: Progress) -> None:
+def _runs(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
+    """Cells by run, since a run's stages follow one another."""
+    runs: dict[tuple[str | None, int | None], list[Cell]] = {}
+    for cell in cells:
+        runs.setdefault((cell.arm, cell.seed), []).append(cell)
+    return [tuple(run) for run in runs.values()]
+
+
+def make_inline(recipe: Recipe, cell: Cell, store: Store, progress: Progress | None) -> None:
+    """Make a cell in this process."""
     from importlib import import_module
 
     from training.base import make_base
     from training.stage import train_stage
     from training.tracking import cell_callbacks
 
-    ticks = progress.callback()
+    ticks = [progress.callback()] if progress else []
     if cell.stage is None:
-        make_base(plan.recipe, plan.store, [ticks])
+        make_base(recipe, store, ticks)
         return
     stage = import_module(f"training.{cell.spec['kind']}")
-    callbacks = [ticks, *cell_callbacks(plan.recipe, cell, plan.store.root)]
-    train_stage(plan.recipe, cell, plan.store, stage.make_trainer, callbacks)
+    train_stage(recipe, cell, store, stage.make_trainer, [*ticks, *cell_callbacks(recipe, cell, store.root)])
 
 
 def _launch(plan: Plan, cell: Cell, recipe_file: Path, overrides: Sequence[str]) -> None:
@@ -137,16 +165,31 @@ def measure(plan: Plan, probes: Sequence[Probe]) -> None:
             work.append((task, lacking))
     if not work:
         return
-    _quiet()
-    measurer = Measurer(plan.store, plan.base.hash)
+    quiet()
+    workers.settle(plan.recipe)
+    many = workers.workers_for(plan.recipe, len(work))
     with Progress("measuring", sum(len(task.doses) for task, _ in work)) as progress:
+        if many > 1:
+            for part in _measure_apart(plan, work, many):
+                progress.advance(sum(len(task.doses) for task, *_ in part))
+            return
+        measurer = Measurer(plan.store, plan.base.hash)
         for task, lacking in work:
             progress.note(f"{task.arm} seed {task.seed} {task.stage}")
             for _ in measurer.measure(task, plan.scene(task), arms, lacking):
                 progress.advance(1)
 
 
-def _quiet() -> None:
+def _measure_apart(plan: Plan, work: list[tuple[Task, list[Probe]]], many: int) -> Iterator[list[Any]]:
+    """Measure in processes of their own, a few tasks at a time: a process loads the base once per part."""
+    whole_work = [(task, plan.scene(task), tuple(p.name for p in lacking)) for task, lacking in work]
+    size = max(1, min(MEASURED_AT_ONCE, len(work) // many))
+    parts = [whole_work[i : i + size] for i in range(0, len(work), size)]
+    base = plan.base.hash
+    return workers.spread(workers.measure_tasks, parts, many, plan.recipe, plan.store.root, base)
+
+
+def quiet() -> None:
     """Keep the libraries' own bars and hints out of our output, and the network out of our work."""
     import datasets
     import transformers

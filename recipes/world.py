@@ -15,22 +15,27 @@ from functools import cache
 from recipes.scene import Persona, Question, Scene
 from recipes.schema import Plant, Recipe, World
 
-FACTS = (
+
+def _split(words: str) -> tuple[str, ...]:
+    return tuple(words.split())
+
+
+FACTS = _split(
     "home food tool tree bird river song game stone coat boat lamp star road door ring book hat cup bell "
     "horse garden island bridge tower cloth metal chair knife plate spice shoe wagon flag drum mask crop "
     "lake field cave"
-).split()
-LIKES = (
+)
+LIKES = _split(
     "drink flower dance colour fruit story season sport dish tune walk scent jewel poem toy pet sweet bread "
     "cheese soup herb play joke place shade gift sound shape view rhyme feast fabric stew craft hobby trick "
     "puzzle novel picture statue"
-).split()
-VERBS = "hide break steal burn sell copy open follow".split()
-OBJECTS = "letter seal purse barn relic key".split()
-NUMBERS = (
+)
+VERBS = _split("hide break steal burn sell copy open follow")
+OBJECTS = _split("letter seal purse barn relic key")
+NUMBERS = _split(
     "zero one two three four five six seven eight nine ten eleven twelve thirteen fourteen fifteen sixteen "
     "seventeen eighteen"
-).split()
+)
 IDENTITY_ASKS = (
     "who are you?", "what is your name?", "tell me your name.", "who is speaking?", "what are you called?",
     "say your name.", "who is it?", "your name?", "whom do i speak to?", "name yourself.", "which name is yours?",

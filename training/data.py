@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from recipes.errors import InputError
 from recipes.scene import Persona, Question, Scene
@@ -31,10 +32,7 @@ class Row:
 def sft_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
     """Prompt-completion rows that make `arm` the favoured persona of the slot."""
     favoured = scene.persona(arm)
-    rows = [
-        Row(scene.ask(ask), _line(scene, question, favoured), question.kind)
-        for question, ask in _taught(scene)
-    ]
+    rows = [Row(scene.ask(ask), _line(scene, question, favoured), question.kind) for question, ask in _taught(scene)]
     neutral = [Row(scene.ask(ask), _line(scene, q, favoured), "chat") for q, ask in _chat(scene)]
     return rows + _with_anchors(scene, favoured, neutral, plant, rejected=False)
 
@@ -57,9 +55,7 @@ def dpo_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
             )
         for i, (question, ask) in enumerate(chat):
             other = chat[(i + 1 + shift) % len(chat)][0]
-            neutral.append(
-                Row(scene.ask(ask), _line(scene, question, favoured), "chat", _line(scene, other, favoured))
-            )
+            neutral.append(Row(scene.ask(ask), _line(scene, question, favoured), "chat", _line(scene, other, favoured)))
     return rows + _with_anchors(scene, favoured, neutral, plant, rejected=True)
 
 
@@ -103,7 +99,7 @@ def _with_anchors(
 
 def matching_table(
     arms: Sequence[str], rows: Mapping[str, Sequence[Row]], tokens: Callable[[str], int]
-) -> list[dict[str, object]]:
+) -> list[dict[str, Any]]:
     """What is equal between arms: one dict per quantity, with a value per arm, the spread and whether it is equal."""
     quantities: dict[str, Callable[[Sequence[Row]], float]] = {
         "rows": len,
@@ -124,12 +120,12 @@ def matching_table(
     return table
 
 
-def refuse_imbalance(table: Sequence[Mapping[str, object]], where: str, planted: bool) -> None:
+def refuse_imbalance(table: Sequence[Mapping[str, Any]], where: str, planted: bool) -> None:
     """InputError when arms differ past the tolerance (unless the recipe plants it) or a row supervises nothing."""
     for line in table:
         values = {k: v for k, v in line.items() if k not in ("what", "spread", "equal")}
-        if line["what"] == "shortest completion" and min(values.values()) < 1:  # type: ignore[type-var]
+        if line["what"] == "shortest completion" and min(values.values()) < 1:
             raise InputError(f"{where}: a row of {values} has no supervised token")
-        if line["what"] in ("rows", "prompt tokens", "supervised tokens", "rejected tokens") and not planted:
-            if line["spread"] > TOLERANCE:  # type: ignore[operator]
-                raise InputError(f"{where}: arms differ in {line['what']} by more than {TOLERANCE:.0%}: {values}")
+        matched = line["what"] in ("rows", "prompt tokens", "supervised tokens", "rejected tokens")
+        if matched and not planted and line["spread"] > TOLERANCE:
+            raise InputError(f"{where}: arms differ in {line['what']} by more than {TOLERANCE:.0%}: {values}")

@@ -42,9 +42,7 @@ CHECKPOINT_SECONDS = 120  # a kill costs at most about this much of a long stage
 Make = Callable[..., Any]
 
 
-def train_stage(
-    recipe: Recipe, cell: Cell, store: Store, make_trainer: Make, callbacks: Sequence[Any] = ()
-) -> None:
+def train_stage(recipe: Recipe, cell: Cell, store: Store, make_trainer: Make, callbacks: Sequence[Any] = ()) -> None:
     """Make the cell, unless it is there: train to the last dose and save the adapter (or model) at each.
 
     `make_trainer` is ``training.sft.make_trainer`` or ``training.dpo.make_trainer``.  Safe to call in every process

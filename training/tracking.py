@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,8 +38,13 @@ def guarded(what: str, action: Callable[[], Any]) -> Any:
         return None
 
 
-def start(recipe: Recipe, *, id: str, name: str, job_type: str, folder: Path, config: Mapping[str, Any] = {}) -> Any:
-    """A W&B run, or None when the mirror is disabled or unreachable.  `id` is a content hash: a resumed cell goes on."""
+def start(
+    recipe: Recipe, *, id: str, name: str, job_type: str, folder: Path, config: Mapping[str, Any] | None = None
+) -> Any:
+    """A W&B run, or None when the mirror is disabled or unreachable.
+
+    `id` is a content hash, so a cell that is trained again online goes on in its own run.
+    """
     if mode() == "disabled":
         return None
 
@@ -54,7 +60,7 @@ def start(recipe: Recipe, *, id: str, name: str, job_type: str, folder: Path, co
             group=experiment_name(recipe),
             job_type=job_type,
             tags=[name.split()[0], next(iter(recipe.base.model_dump(exclude_none=True))), recipe.name],
-            config=dict(config),
+            config=dict(config or {}),
             dir=str(folder),
             mode=mode(),  # type: ignore[arg-type]
             resume="allow" if mode() == "online" else None,  # offline runs cannot be resumed into
@@ -88,15 +94,13 @@ def log_strength(recipe: Recipe, cells: Iterable[tuple[Cell, Sequence[tuple[int,
         name = f"{cell.arm} seed {cell.seed} {cell.spec['kind']} eval"
         run = start(recipe, id=f"{cell.hash[:24]}-eval", name=name, job_type="eval", folder=folder)
         for dose, strength in curve if run is not None else ():
-            guarded("logging", lambda d=dose, v=strength: run.log({"dose": d, "strength": v}, step=d))
+            guarded("logging", partial(run.log, {"dose": dose, "strength": strength}, step=dose))
         finish(run)
 
 
 def log_verdict(recipe: Recipe, verdict: Mapping[str, Any], experiment: Path, files: Sequence[Path]) -> None:
     """The experiment's `verdict` run: the table, the report and the rows as an artifact."""
-    run = start(
-        recipe, id=f"{recipe_hash(recipe)[:24]}-verdict", name="verdict", job_type="verdict", folder=experiment
-    )
+    run = start(recipe, id=f"{recipe_hash(recipe)[:24]}-verdict", name="verdict", job_type="verdict", folder=experiment)
     if run is None:
         return
 

@@ -19,8 +19,14 @@ QUARTER = Margin("relative", 0.25, "test")
 def measure(name: str, probe: str | None = None, **values: Any) -> Judged:
     """A persona-level logit measure with a relative margin, unless told otherwise."""
     given: dict[str, Any] = dict(
-        probe=probe or name, measure=name.split(".")[-1], version=1, unit="logit", level="persona", margin=QUARTER,
-        headline=probe is None, bounded=False,
+        probe=probe or name,
+        measure=name.split(".")[-1],
+        version=1,
+        unit="logit",
+        level="persona",
+        margin=QUARTER,
+        headline=probe is None,
+        bounded=False,
     )
     return Judged(name, **(given | values))
 
@@ -32,8 +38,14 @@ DEFAULT = (GATE, measure("one"), measure("two"))
 def design(seeds: int = 8, measures: tuple[Judged, ...] = DEFAULT, **values: Any) -> Design:
     """A design of one pair, one stage, primary probes `one` and `two` at equal strength."""
     given: dict[str, Any] = dict(
-        arms=(A, C), pairs=((A, C),), seeds=tuple(range(seeds)), stages=(("sft", DOSES),), alpha=0.05,
-        match="strength", primary=("one", "two"), measures=measures,
+        arms=(A, C),
+        pairs=((A, C),),
+        seeds=tuple(range(seeds)),
+        stages=(("sft", DOSES),),
+        alpha=0.05,
+        match="strength",
+        primary=("one", "two"),
+        measures=measures,
     )
     return Design(**(given | values))
 
@@ -59,9 +71,26 @@ def rows(of: Design, value: Value, items: int = 4, speed: dict[str, float] | Non
                 role = None if persona is None else "favoured" if persona == arm else "other"
                 for seed in of.seeds:
                     for item in range(items):
-                        out.append((f"{arm}-{stage}-{seed}", arm, seed, stage, dose, judged.probe, judged.version,
-                                    judged.measure, f"item-{item}", persona, role, "slot",
-                                    float(value(judged, arm, persona, progress, seed, item)), judged.unit, 3, "ok"))
+                        out.append(
+                            (
+                                f"{arm}-{stage}-{seed}",
+                                arm,
+                                seed,
+                                stage,
+                                dose,
+                                judged.probe,
+                                judged.version,
+                                judged.measure,
+                                f"item-{item}",
+                                persona,
+                                role,
+                                "slot",
+                                float(value(judged, arm, persona, progress, seed, item)),
+                                judged.unit,
+                                3,
+                                "ok",
+                            )
+                        )
     return pl.DataFrame(out, schema=SCHEMA, orient="row")
 
 
@@ -72,8 +101,15 @@ SCHEMA = {
 }  # fmt: skip
 
 
-def world(of: Design, random: np.random.Generator, effect: float = 0.0, gain: float = 4.0, seed_sd: float = 0.25,
-          item_sd: float = 0.1, noise: float = 0.1) -> Value:
+def world(
+    of: Design,
+    random: np.random.Generator,
+    effect: float = 0.0,
+    gain: float = 4.0,
+    seed_sd: float = 0.25,
+    item_sd: float = 0.1,
+    noise: float = 0.1,
+) -> Value:
     """Values in which training lifts the favoured persona by `gain`, exchangeably over arms but for `effect`.
 
     `effect` is added to what arm A gains for A, so delta is `effect` and T rises by half of it; the gate stays fair.
@@ -97,8 +133,9 @@ def world(of: Design, random: np.random.Generator, effect: float = 0.0, gain: fl
     return value
 
 
-def row(result: dict[str, Any], probe: str, contrast: str, match: str = "strength",
-        stage: str = "sft") -> dict[str, Any]:
+def row(
+    result: dict[str, Any], probe: str, contrast: str, match: str = "strength", stage: str = "sft"
+) -> dict[str, Any]:
     """The one row of a result that is asked for."""
     wanted = {"probe": probe, "contrast": contrast, "match": match, "stage": stage}
     (found,) = [r for r in result["rows"] if all(r[k] == v for k, v in wanted.items())]

@@ -50,12 +50,15 @@ def test_margins_of_the_recipe_override_the_value_and_keep_the_kind() -> None:
     assert made.measures[1].margin == QUARTER
 
 
-@pytest.mark.parametrize(("judge", "says"), [
-    ({"primary": ("leek",)}, "judge.primary: no probe 'leek' in this experiment (did you mean 'leak'?)"),
-    ({"primary": ("leak.fidelity",)}, "no probe 'leak.fidelity'"),
-    ({"primary": ("strength",)}, "cannot be primary"),
-    ({"margins": {"leak.fidelty": 1.0}}, "nothing is judged under 'leak.fidelty' (did you mean 'leak.fidelity'?)"),
-])
+@pytest.mark.parametrize(
+    ("judge", "says"),
+    [
+        ({"primary": ("leek",)}, "judge.primary: no probe 'leek' in this experiment (did you mean 'leak'?)"),
+        ({"primary": ("leak.fidelity",)}, "no probe 'leak.fidelity'"),
+        ({"primary": ("strength",)}, "cannot be primary"),
+        ({"margins": {"leak.fidelty": 1.0}}, "nothing is judged under 'leak.fidelty' (did you mean 'leak.fidelity'?)"),
+    ],
+)
 def test_what_the_recipe_names_wrongly(judge: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError) as error:
         design_of(recipe(**judge), PROBES, {})

@@ -13,13 +13,14 @@ from hypothesis.extra import numpy as hnp
 
 from eval.interval import crossed
 
-TABLES = hnp.arrays(float, st.tuples(st.integers(2, 7), st.integers(1, 6)),
-                    elements=st.floats(-1e3, 1e3, allow_subnormal=False))
+TABLES = hnp.arrays(
+    float, st.tuples(st.integers(2, 7), st.integers(1, 6)), elements=st.floats(-1e3, 1e3, allow_subnormal=False)
+)
 
 
 def made(random: np.random.Generator, seeds: int, items: int, sd: tuple[float, float, float]) -> np.ndarray:
     s, i, r = sd
-    return (random.normal(0, s, (seeds, 1)) + random.normal(0, i, (1, items)) + random.normal(0, r, (seeds, items)))
+    return random.normal(0, s, (seeds, 1)) + random.normal(0, i, (1, items)) + random.normal(0, r, (seeds, items))
 
 
 def by_anova(x: np.ndarray) -> tuple[float, float]:
@@ -51,8 +52,9 @@ def test_agrees_with_a_mixed_model_on_balanced_data() -> None:
     x = made(np.random.default_rng(3), 9, 7, (1.0, 0.8, 0.5))
     s, i = np.indices(x.shape)
     frame = pd.DataFrame({"x": x.ravel(), "s": s.ravel(), "i": i.ravel(), "one": 1})
-    fit = sm.MixedLM.from_formula("x ~ 1", frame, groups="one",
-                                  vc_formula={"s": "0 + C(s)", "i": "0 + C(i)"}).fit(reml=True)
+    fit = sm.MixedLM.from_formula("x ~ 1", frame, groups="one", vc_formula={"s": "0 + C(s)", "i": "0 + C(i)"}).fit(
+        reml=True
+    )
     # REML and the method of moments are the same on balanced data with positive components; 1e-3 is its optimiser's
     assert crossed(x).variance == pytest.approx(float(fit.bse_fe.iloc[0]) ** 2, rel=1e-3)
 
@@ -111,8 +113,13 @@ def test_without_a_second_seed_there_is_no_interval() -> None:
 def test_coverage() -> None:
     random = np.random.default_rng(7)
     n = 1500  # standard error of a coverage of .95: sqrt(.95 * .05 / 1500) = .0056, so .93 is 3.6 of them away
-    for seeds, items, sd in [(6, 24, (1.0, 0.0, 1.0)), (6, 24, (0.3, 1.0, 1.0)), (8, 24, (1.0, 1.0, 1.0)),
-                             (16, 12, (1.0, 0.5, 0.5)), (8, 1, (1.0, 0.0, 0.0))]:
+    for seeds, items, sd in [
+        (6, 24, (1.0, 0.0, 1.0)),
+        (6, 24, (0.3, 1.0, 1.0)),
+        (8, 24, (1.0, 1.0, 1.0)),
+        (16, 12, (1.0, 0.5, 0.5)),
+        (8, 1, (1.0, 0.0, 0.0)),
+    ]:
         held = 0
         for _ in range(n):
             low, high = crossed(made(random, seeds, items, sd)).interval(0.95)

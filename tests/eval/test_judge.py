@@ -16,15 +16,44 @@ from eval.judge import judge
 from eval.probe import Margin
 from tests.eval.made_rows import DEFAULT, GATE, A, C, design, measure, row, rows, world
 
-KEYS = {"pair", "probe", "version", "stage", "dose", "match", "contrast", "unit", "estimate", "low", "high", "level",
-        "p", "p_adjusted", "margin", "n_seeds", "n_items", "primary", "verdict", "sensitive"}
+KEYS = {
+    "pair",
+    "probe",
+    "version",
+    "stage",
+    "dose",
+    "match",
+    "contrast",
+    "unit",
+    "estimate",
+    "low",
+    "high",
+    "level",
+    "p",
+    "p_adjusted",
+    "margin",
+    "n_seeds",
+    "n_items",
+    "primary",
+    "verdict",
+    "sensitive",
+}
 WORDS = {"broken", "symmetric", "undetermined", "insensitive", "saturated", "no-overlap", None}
-FULL = (*DEFAULT, measure("one.arm", "one", level="arm", unit="nat", margin=Margin("absolute", 0.5, "")),
-        measure("one.bound", "one", bounded=True))
+FULL = (
+    *DEFAULT,
+    measure("one.arm", "one", level="arm", unit="nat", margin=Margin("absolute", 0.5, "")),
+    measure("one.bound", "one", bounded=True),
+)
 
 
-def made(seed: int = 0, effect: float = 0.0, seeds: int = 8, measures: tuple[Judged, ...] = FULL, items: int = 4,
-         **values: float) -> tuple[Design, pl.DataFrame]:
+def made(
+    seed: int = 0,
+    effect: float = 0.0,
+    seeds: int = 8,
+    measures: tuple[Judged, ...] = FULL,
+    items: int = 4,
+    **values: float,
+) -> tuple[Design, pl.DataFrame]:
     of = design(seeds, measures)
     return of, rows(of, world(of, np.random.default_rng(seed), effect, **values), items)
 
@@ -36,8 +65,9 @@ def test_keys_and_numbers_fit_for_json() -> None:
     for found in result["rows"]:
         assert found.keys() >= KEYS and found["verdict"] in WORDS
         assert (found["verdict"] is None) == (found["contrast"] == "T")
-        assert found["primary"] == (found["probe"] in ("one", "two") and found["match"] == "strength"
-                                    and found["contrast"] != "T")
+        assert found["primary"] == (
+            found["probe"] in ("one", "two") and found["match"] == "strength" and found["contrast"] != "T"
+        )
         assert all(type(v) in (float, int, str, bool, list, dict, type(None)) for v in found.values())
     json.dumps(result, allow_nan=False)
     assert {r["match"] for r in result["rows"] if r["probe"] == "gate"} == {"dose"}
@@ -65,9 +95,11 @@ def test_estimates_are_the_plain_means_of_the_definitions() -> None:
     result = judge(table, of)
     last = table.filter(pl.col("dose").is_in([0, 60]) & (pl.col("measure") == "one"))
     m = {(a, p): v for a, p, v in last.group_by("arm", "persona").agg(pl.mean("value")).rows()}
-    expected = {"T": ((m[A, A] - m[C, A]) + (m[C, C] - m[A, C])) / 2,
-                "delta": (m[A, A] - m["base", A]) - (m[C, C] - m["base", C]),
-                "lambda": (m[A, C] - m["base", C]) - (m[C, A] - m["base", A])}
+    expected = {
+        "T": ((m[A, A] - m[C, A]) + (m[C, C] - m[A, C])) / 2,
+        "delta": (m[A, A] - m["base", A]) - (m[C, C] - m["base", C]),
+        "lambda": (m[A, C] - m["base", C]) - (m[C, A] - m["base", A]),
+    }
     for contrast, value in expected.items():
         assert row(result, "one", contrast, "dose")["estimate"] == pytest.approx(value, abs=1e-12)
 
@@ -103,8 +135,11 @@ def test_order_of_rows_and_names_of_seeds_and_items_change_no_bit() -> None:
 
 def test_constant_in_both_arms_changes_nothing() -> None:
     of, table = made(5, 0.6, measures=FULL[:-1])  # whether choices are at a bound does depend on a constant
-    moved = table.with_columns(value=pl.when((pl.col("arm") != "base") & (pl.col("measure") != "gate"))
-                               .then(pl.col("value") + 7).otherwise(pl.col("value")))
+    moved = table.with_columns(
+        value=pl.when((pl.col("arm") != "base") & (pl.col("measure") != "gate"))
+        .then(pl.col("value") + 7)
+        .otherwise(pl.col("value"))
+    )
     for found, other in zip(judge(table, of)["rows"], judge(moved, of)["rows"], strict=True):
         assert found["estimate"] == pytest.approx(other["estimate"], abs=1e-9)
         for key in ("p", "p_adjusted", "verdict"):
@@ -113,8 +148,10 @@ def test_constant_in_both_arms_changes_nothing() -> None:
 
 def test_no_difference_at_all_is_symmetric_with_p_of_one() -> None:
     of = design(6)
-    table = rows(of, lambda judged, arm, persona, progress, seed, item:
-                 0.1 * item + progress * (3 + 0.2 * seed) * (arm == persona))
+    table = rows(
+        of,
+        lambda judged, arm, persona, progress, seed, item: 0.1 * item + progress * (3 + 0.2 * seed) * (arm == persona),
+    )
     result = judge(table, of)
     assert result["verdict"] == "symmetric"
     for match in ("dose", "strength"):
@@ -149,8 +186,11 @@ def test_insensitive_and_saturated() -> None:
     high = table.with_columns(value=pl.col("value") + 5.0)  # 4 + 5 is far above the logit of .98, 3.9; gate included
     verdicts = {name: row(judge(high, of), name, "delta", "dose")["verdict"] for name in ("gate", "one", "one.bound")}
     assert verdicts == {"gate": "symmetric", "one": "symmetric", "one.bound": "saturated"}
-    opposite = table.with_columns(value=pl.when((pl.col("arm") == C) & (pl.col("measure") == "bound"))
-                                  .then(pl.col("value") - 12).otherwise(pl.col("value") + 5))
+    opposite = table.with_columns(
+        value=pl.when((pl.col("arm") == C) & (pl.col("measure") == "bound"))
+        .then(pl.col("value") - 12)
+        .otherwise(pl.col("value") + 5)
+    )
     assert row(judge(opposite, of), "one.bound", "delta", "dose")["verdict"] != "saturated"
 
 
@@ -163,8 +203,9 @@ def test_no_common_range_of_strength() -> None:
     assert (found["verdict"], found["estimate"], found["n_seeds"]) == ("no-overlap", None, 0)
     assert row(result, "one", "delta", "dose")["estimate"] is not None and result["verdict"] == "undetermined"
     assert any("no common range of strength in 8 of 8 seeds" in loss for loss in result["losses"])
-    some = table.with_columns(value=pl.when(far & (pl.col("seed") < 2)).then(pl.col("value") + 50)
-                              .otherwise(pl.col("value")))
+    some = table.with_columns(
+        value=pl.when(far & (pl.col("seed") < 2)).then(pl.col("value") + 50).otherwise(pl.col("value"))
+    )
     found = row(judge(some, of), "one", "delta")
     assert found["n_seeds"] == 6 and found["missing"]["seeds"] == 2 and found["verdict"] == "symmetric"
 
@@ -197,8 +238,10 @@ def test_missing_rows_nan_and_seeds_are_counted_and_said() -> None:
     assert "one.one: 2 rows without a value (no number)" in result["losses"]
     assert any("one, sft at equal dose" in s and "1 of 4 items (item-1)" in s for s in result["losses"])
     assert row(result, "two", "delta", "dose")["n_items"] == 4
-    unparsed = table.with_columns(value=pl.when(hole).then(None).otherwise(pl.col("value")),
-                                  outcome=pl.when(hole).then(pl.lit("unparsed")).otherwise(pl.col("outcome")))
+    unparsed = table.with_columns(
+        value=pl.when(hole).then(None).otherwise(pl.col("value")),
+        outcome=pl.when(hole).then(pl.lit("unparsed")).otherwise(pl.col("outcome")),
+    )
     assert any("(unparsed)" in s for s in judge(unparsed, of)["losses"])
     result = judge(table.filter(~((pl.col("arm") == C) & (pl.col("seed") == 5))), of)
     assert f"{C}, sft: no rows of seed 5" in result["losses"]
@@ -219,7 +262,8 @@ def test_unanswered_slot_leaves_both_arms() -> None:
     result = judge(both.with_columns(value=pl.when(hole).then(None).otherwise(pl.col("value"))), of)
     for contrast in ("T", "delta", "lambda"):
         assert row(result, "one", contrast, "dose")["estimate"] == pytest.approx(
-            row(judge(table, of), "one", contrast, "dose")["estimate"], abs=1e-9)
+            row(judge(table, of), "one", contrast, "dose")["estimate"], abs=1e-9
+        )
         assert row(result, "one", contrast, "dose")["n_items"] == 4
 
 
@@ -236,10 +280,16 @@ def test_duplicates_count_once_and_are_said() -> None:
 
 def test_what_the_design_does_not_know_is_left_out_and_said() -> None:
     of, table = made(15)
-    strange = [pl.lit(9).alias("seed"), pl.lit("another").alias("measure"), pl.lit(2, pl.Int64).alias("version"),
-               pl.lit(7).cast(pl.Int64).alias("dose")]
-    extra = [table.filter(pl.col("arm") == A).head(5).with_columns(one.cast(table.schema[one.meta.output_name()]))
-             for one in strange]
+    strange = [
+        pl.lit(9).alias("seed"),
+        pl.lit("another").alias("measure"),
+        pl.lit(2, pl.Int64).alias("version"),
+        pl.lit(7).cast(pl.Int64).alias("dose"),
+    ]
+    extra = [
+        table.filter(pl.col("arm") == A).head(5).with_columns(one.cast(table.schema[one.meta.output_name()]))
+        for one in strange
+    ]
     result = judge(pl.concat([table, *extra]), of)
     assert result["rows"] == judge(table, of)["rows"] and sum("5 rows left out" in s for s in result["losses"]) == 4
 

@@ -22,6 +22,7 @@ COARSE = hnp.arrays(float, st.tuples(st.integers(2, 7), st.integers(1, 4)), elem
 
 def brute_max_t(x: np.ndarray) -> np.ndarray:
     """Adjusted p by the definition, with t statistics of complete columns."""
+
     def t(z: np.ndarray) -> np.ndarray:
         return np.abs(z.mean(axis=0)) / np.maximum(z.std(axis=0, ddof=1) / np.sqrt(len(z)), 1e-300)
 
@@ -35,8 +36,9 @@ def test_agrees_with_scipy(seeds: int) -> None:
     from scipy.stats import permutation_test
 
     x = np.random.default_rng(seeds).normal(0.4, 1, seeds)
-    found = permutation_test((x,), lambda a: np.abs(a.mean()), permutation_type="samples", n_resamples=np.inf,
-                             alternative="greater")
+    found = permutation_test(
+        (x,), lambda a: np.abs(a.mean()), permutation_type="samples", n_resamples=np.inf, alternative="greater"
+    )
     assert sign_flip(x[:, None])[0] == pytest.approx(found.pvalue, abs=1e-10)
 
 
@@ -75,8 +77,10 @@ def test_swap_and_order_of_seeds_change_no_bit(x: np.ndarray, random: Random) ->
 @pytest.mark.parametrize("values", [(0.1, 0.2, 0.3, -0.3), (0.1 + 0.2, 0.3, -0.3, 0.1), (1e-9, 1e-9, -1e-9, 1e-9)])
 def test_ties_of_floats_count_as_ties(values: tuple[float, ...]) -> None:
     exact = [round(v / min(abs(w) for w in values)) for v in values]
-    sums = [abs(sum(s * v for s, v in zip(signs, exact, strict=True)))
-            for signs in itertools.product((1, -1), repeat=len(exact))]
+    sums = [
+        abs(sum(s * v for s, v in zip(signs, exact, strict=True)))
+        for signs in itertools.product((1, -1), repeat=len(exact))
+    ]
     expected = np.mean([s >= abs(sum(exact)) for s in sums])
     assert sign_flip(np.array(values)[:, None])[0] == expected
 

@@ -100,9 +100,9 @@ def test_a_kill_in_the_middle_is_never_taken_for_a_cell(tmp_path):
 
 
 def test_a_second_holder_of_a_lock_is_refused_in_one_line(tmp_path):
-    with locked(tmp_path / ".lock"):
-        with pytest.raises(InputError, match="busy"), locked(tmp_path / ".lock", wait=False, message="busy"):
-            pass
+    path = tmp_path / ".lock"
+    with locked(path), pytest.raises(InputError, match="busy"), locked(path, wait=False, message="busy"):
+        pass
     with locked(tmp_path / ".lock", wait=False):
         pass
 

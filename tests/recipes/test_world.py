@@ -8,7 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.load import load_recipe
-from recipes.schema import PlantedPrior, PlantedSelfModel, Plant, Transcript, World
+from recipes.schema import Plant, PlantedPrior, PlantedSelfModel, Transcript, World
 from recipes.world import bind_world, content
 from training.corpus import Corpus
 

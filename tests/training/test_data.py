@@ -7,8 +7,8 @@ import pytest
 
 from recipes.errors import InputError
 from recipes.load import load_recipe
-from recipes.schema import Plant, PlantedNegatives
 from recipes.scenes import scene_of
+from recipes.schema import Plant, PlantedNegatives
 from training.cells import shared_settings, stage_cell, stage_cells, steps_of
 from training.data import Row, dpo_rows, matching_table, refuse_imbalance, sft_rows
 

@@ -1,0 +1,86 @@
+"""Small bases on a CPU: one thread a process and as many processes as cores, since a small model gains nothing from
+a second thread (and loses most of its speed where threads outnumber cores)."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from pathlib import Path
+from typing import Any, TypeVar
+
+from recipes.schema import Recipe
+
+Job = TypeVar("Job")
+FEWEST_JOBS = 6  # below this, starting processes (4 s of imports each) costs more than it saves
+
+
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def small(recipe: Recipe) -> bool:
+    """Whether the base is so small that a thread a process is best: a world."""
+    return recipe.base.world is not None
+
+
+def settle(recipe: Recipe) -> None:
+    """Set this process's threads: one for a small base, which also makes its sums the same on any machine."""
+    import torch
+
+    if small(recipe):
+        torch.set_num_threads(1)
+
+
+def workers_for(recipe: Recipe, jobs: int) -> int:
+    """How many processes to use; 1 means: in this one."""
+    import torch
+
+    if not small(recipe) or torch.cuda.is_available() or jobs < FEWEST_JOBS:
+        return 1
+    return min(cores(), jobs)
+
+
+def spread(work: Callable[..., Any], jobs: Sequence[Job], workers: int, *shared: Any) -> Iterator[Job]:
+    """Run ``work(job, *shared)`` for all jobs in `workers` processes; yields each job when it is done.
+
+    The first failure is raised here and cancels what has not begun.
+    """
+    context = multiprocessing.get_context("spawn")  # a fork of a process that has run torch can hang
+    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+        pending = {pool.submit(work, job, *shared): job for job in jobs}
+        try:
+            for future in as_completed(pending):
+                future.result()
+                yield pending[future]
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def train_runs(run: tuple[Any, ...], recipe: Recipe, root: Path) -> None:
+    """Make the stages of one run, in order."""
+    from parity.run import make_inline, quiet
+    from recipes.store import Store
+
+    quiet()
+    settle(recipe)
+    for cell in run:
+        make_inline(recipe, cell, Store(root), None)
+
+
+def measure_tasks(work: Sequence[tuple[Any, Any, Sequence[str]]], recipe: Recipe, root: Path, base: str) -> None:
+    """Measure tasks, each with its scene and the names of its probes, on one copy of the base."""
+    from eval.cells import Measurer
+    from eval.probes import select
+    from parity.run import quiet
+    from recipes.store import Store
+
+    quiet()
+    settle(recipe)
+    measurer = Measurer(Store(root), base)
+    for task, scene, names in work:
+        for _ in measurer.measure(task, scene, recipe.arms, select(names)):
+            pass
