@@ -78,20 +78,24 @@ class Measurer:
 
         from eval.measure import Suite, samples
 
-        suite = Suite(scene, probes, personas=arms)
-        rows: list[dict[str, Any]] = []
+        # A plan per probe: how requests are packed moves the last bits, and a probe's numbers must not depend on
+        # which others were still to be measured when a run was cut off or a probe was added.
+        suites = {probe.name: Suite(scene, [probe], personas=arms) for probe in probes}
+        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in suites}
         said: list[dict[str, Any]] = []
         for dose in task.doses:
             engine = self._engine(task, dose)
             where = {"cell": task.cell, "arm": task.arm, "seed": task.seed, "stage": task.stage, "dose": dose}
-            if probes:
-                rows += [{**where, **row, "role": role(row["persona"], task.arm, arms)} for row in suite.rows(engine)]
+            for name, suite in suites.items():
+                found = suite.rows(engine)
+                rows[name] += [{**where, **row, "role": role(row["persona"], task.arm, arms)} for row in found]
             if task.sampled and dose == task.doses[-1]:
                 said += [{**where, **row} for row in samples(engine, scene, arms)]
             yield dose
         for probe in probes:
-            mine = [row for row in rows if row["probe"] == probe.name]
-            save(_frame(mine).select(COLUMNS), task.file(self.store, probe.name, probe.version, scene, arms))
+            save(
+                _frame(rows[probe.name]).select(COLUMNS), task.file(self.store, probe.name, probe.version, scene, arms)
+            )
         if task.sampled:
             save(_frame(said), task.file(self.store, SAMPLES, 1, scene, arms))
 

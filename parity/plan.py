@@ -127,7 +127,7 @@ def match(plan: Plan, tokens: Callable[[str], int]) -> list[dict[str, Any]]:
         lines = matching_table(recipe.arms, rows, tokens)
         refuse_imbalance(lines, f"{recipe.name}: {stage.kind}", planted=recipe.plant is not None)
         table += [{**line, "what": f"{stage.kind}: {line['what']}"} for line in lines]
-        steps = {cell.arm: cell.spec["steps"][-1] for cell in plan.cells if cell.spec["kind"] == stage.kind}
+        steps = {str(cell.arm): cell.spec["steps"][-1] for cell in plan.cells if cell.spec["kind"] == stage.kind}
         equal = len(set(steps.values())) == 1
         what = f"{stage.kind}: optimiser steps"
         table.append({"what": what, **steps, "spread": 0.0 if equal else 1.0, "equal": equal})

@@ -5,6 +5,8 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import threading
+import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from pathlib import Path
@@ -49,7 +51,8 @@ def spread(work: Callable[..., Any], jobs: Sequence[Job], workers: int, *shared:
     The first failure is raised here and cancels what has not begun.
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process that has run torch can hang
-    with ProcessPoolExecutor(workers, mp_context=context) as pool:
+    parent = os.getpid()
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(parent,)) as pool:
         pending = {pool.submit(work, job, *shared): job for job in jobs}
         try:
             for future in as_completed(pending):
@@ -58,6 +61,17 @@ def spread(work: Callable[..., Any], jobs: Sequence[Job], workers: int, *shared:
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _follow(parent: int) -> None:
+    """End this process when its parent is gone: a worker of a killed run would wait for jobs for ever."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(0.5)
+        os._exit(1)  # at any moment, as a kill would: cells are whole or not there
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def train_runs(run: tuple[Any, ...], recipe: Recipe, root: Path) -> None:
