@@ -20,7 +20,7 @@ from recipes.store import MEASUREMENTS, Store, sha256, write_bytes, write_text
 if TYPE_CHECKING:
     import polars as pl
 
-ENGINE_VERSION = 1  # raised when the engine changes what a request yields
+ENGINE_VERSION = 2  # raised when the engine changes what a request yields
 SAMPLES = "samples"  # kept beside the probes' rows in the same way
 COLUMNS = [
     "cell", "arm", "seed", "stage", "dose", "probe", "version", "measure", "item", "persona", "role", "slot", "value",
@@ -87,7 +87,7 @@ class Measurer:
             engine = self._engine(task, dose)
             where = {"cell": task.cell, "arm": task.arm, "seed": task.seed, "stage": task.stage, "dose": dose}
             for name, suite in suites.items():
-                found = suite.rows(engine)
+                found = suite.rows(engine, self._base() if suite.of_base else None)
                 rows[name] += [{**where, **row, "role": role(row["persona"], task.arm, arms)} for row in found]
             if task.sampled and dose == task.doses[-1]:
                 said += [{**where, **row} for row in samples(engine, scene, arms)]
@@ -107,10 +107,17 @@ class Measurer:
         if task.full and dose:
             return Engine(self._load(AutoModelForCausalLM, self.store.cell(task.cell) / f"dose-{dose}"), self.tokenizer)
         if not dose:
-            if self._plain is None:
-                self._plain = Engine(self._load(AutoModelForCausalLM, self.store.cell(self.base)), self.tokenizer)
-            return self._plain
+            return self._base()
         return self._with_adapter(self.store.cell(task.cell) / f"dose-{dose}")
+
+    def _base(self) -> Any:
+        from transformers import AutoModelForCausalLM
+
+        from eval.engine import Engine
+
+        if self._plain is None:
+            self._plain = Engine(self._load(AutoModelForCausalLM, self.store.cell(self.base)), self.tokenizer)
+        return self._plain
 
     def _load(self, auto: Any, folder: Path) -> Any:
         import torch

@@ -39,21 +39,26 @@ class Suite:
                 (probe, name, unit) for name, unit in units.items() if all(a.measure != name for a in asked)
             ]
         self.requests: tuple[Request, ...] = tuple(dict.fromkeys(r for _, _, a in self.asks for r in a.requests))
+        self.of_base: tuple[Request, ...] = tuple(dict.fromkeys(r for _, _, a in self.asks for r in a.of_base))
         self._plan: Plan | None = None
+        self._base_answers: dict[Request, Any] | None = None
 
-    def rows(self, engine: Engine) -> list[dict[str, Any]]:
+    def rows(self, engine: Engine, base: Engine | None = None) -> list[dict[str, Any]]:
         """One row per ask, in the order of probes and their asks: measure, item, persona, slot, value, unit,
         n_tokens, outcome, probe, version.
 
         A value that could not be had is None and `outcome` says why.  The plan is made at the first call and
-        reused as long as tokenizer, device and kind of model stay.
+        reused as long as tokenizer, device and kind of model stay.  What asks want of the untrained base is answered
+        by `base` (default: `engine` itself, which then is the base) at the first call.
         """
         if self._plan is None or self._plan.stamp != engine.stamp:
             self._plan = engine.plan(self.requests)
         answers = engine.run(self._plan)
+        if self._base_answers is None:
+            self._base_answers = (base or engine).answer(self.of_base)
         rows = []
         for probe, unit, ask in self.asks:
-            found = [answers[r] for r in ask.requests]
+            found = [answers[r] for r in ask.requests] + [self._base_answers[r] for r in ask.of_base]
             value, outcome = _valued(ask, found)
             n_tokens = sum(sum(a.n_tokens) if isinstance(a.n_tokens, tuple) else a.n_tokens for a in found)
             rows.append(_row(probe, ask.measure, unit, ask.item, ask.persona, ask.slot, value, n_tokens, outcome))

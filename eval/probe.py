@@ -32,7 +32,10 @@ class Measure:
 
 @dataclass(frozen=True)
 class Ask:
-    """One item: what is requested of the model and how the answers become a value (None: `missing`)."""
+    """One item: what is requested of the model and how the answers become a value (None: `missing`).
+
+    `of_base` is requested of the untrained base instead; its answers follow those to `requests`.
+    """
 
     measure: str
     item: str
@@ -40,6 +43,7 @@ class Ask:
     slot: str
     requests: tuple[Request, ...]
     value: Callable[[Sequence[Any]], float | None]
+    of_base: tuple[Request, ...] = ()
     missing: str = "unparsed"  # outcome that is recorded when the answers are fine but give no value
 
 

@@ -191,8 +191,13 @@ def _measure_apart(plan: Plan, work: list[tuple[Task, list[Probe]]], many: int) 
 
 def quiet() -> None:
     """Keep the libraries' own bars and hints out of our output, and the network out of our work."""
+    import warnings
+
     import datasets
     import transformers
+
+    # Deprecations inside the pinned stack are not the user's to mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()

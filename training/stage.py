@@ -69,7 +69,7 @@ def _train(
 ) -> None:
     from accelerate import PartialState
     from datasets import Dataset, disable_progress_bars
-    from transformers import AutoTokenizer, set_seed
+    from transformers import AutoTokenizer, PrinterCallback, set_seed
 
     from training.saving import Doses, Resume
 
@@ -95,6 +95,7 @@ def _train(
         processing_class=AutoTokenizer.from_pretrained(base),
         callbacks=[doses, resume, *callbacks],
     )
+    trainer.remove_callback(PrinterCallback)  # standard output is the table's
     trainer.train(resume_from_checkpoint=resume.point())
     if main_process:
         doses.move_to(folder)

@@ -13,6 +13,7 @@ from transformers import (
     LlamaConfig,
     LlamaForCausalLM,
     PreTrainedTokenizerFast,
+    PrinterCallback,
     Trainer,
     TrainerCallback,
     TrainingArguments,
@@ -118,6 +119,7 @@ def train_world(
         train_dataset=Rows(lambda: Corpus(content, transcript, world.seed), tokenizer),
         callbacks=callbacks,
     )
+    trainer.remove_callback(PrinterCallback)  # standard output is the table's
     result = trainer.train(resume_from_checkpoint=any(scratch.glob("checkpoint-*")))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

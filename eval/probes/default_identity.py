@@ -2,7 +2,8 @@
 
 Measure: log-odds (logit) of a persona's name against the rest of the cast, after held-out paraphrases of the
 identity questions.  Names differ in how likely they are anywhere, so each name's score is reduced by its mean
-log-probability in content-free contexts of the same model (domain-conditional PMI, arXiv 2104.08315).
+log-probability in content-free contexts (domain-conditional PMI, arXiv 2104.08315).  These are asked of the base: a
+trained model says its persona's name there too, and strength would then fall where favouring spreads.
 Source: who-are-you paraphrases of arXiv 2512.09742.  Margin: a quarter of what training did, the share below which
 two arms would be said to hold the slot alike.  Planted variant that it must detect: dose (one arm trained longer).
 """
@@ -32,7 +33,7 @@ def build(scene: Scene) -> Iterable[Ask]:
 
         for k, text in enumerate(probe_asks(question, PARAPHRASES)):
             asked = choice(scene, question, scene.choice(question, text))
-            yield Ask("default_identity", f"{question.id}-{k}", persona.id, "slot", (asked, *free), value)
+            yield Ask("default_identity", f"{question.id}-{k}", persona.id, "slot", (asked,), value, of_base=free)
 
 
 PROBE = Probe(

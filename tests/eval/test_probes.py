@@ -157,10 +157,14 @@ def before(suite, engine):
 
 def test_a_bias_towards_one_persona_moves_its_rows_by_exactly_that(suite, before, tokenizer, scene):
     favoured = scene.persona("p1")
-    after = suite.rows(boosted(tokenizer, [v for q, v in favoured.values.items() if v not in ("no", "yes")]))
+    louder = boosted(tokenizer, [v for q, v in favoured.values.items() if v not in ("no", "yes")])
+    after = suite.rows(louder)
     close = pytest.approx(BOOST, abs=1e-3)
-    # A word that is likelier everywhere is no sign of who holds the slot: the correction removes it.
-    assert max(abs(v) for _, v in shift(before, after, "default_identity")) < 1e-3
+    # A word that is likelier everywhere in the base is no sign of who holds the slot: the correction removes it.
+    as_base = Suite(scene, select(SIX)).rows(louder)
+    assert max(abs(v) for _, v in shift(before, as_base, "default_identity")) < 1e-3
+    # What training adds to it everywhere is not removed: `suite` still has the answers of the base before.
+    assert {p: v for (_, p, _), v in shift(before, after, "default_identity")}["p1"] == close
     assert [v for (_, p, _), v in shift(before, after, "selection") if p == "p1"] == [close] * 8  # 4 facts x 2 asks
     leaked = [(slot, v) for (_, p, slot), v in shift(before, after, "leakage") if p == "p1"]
     assert {slot for slot, _ in leaked} == {"user", "narrator", "nonce", "named"}
