@@ -109,10 +109,10 @@ class PlantedPrior(Frozen):
 
 
 class PlantedNegatives(Frozen):
-    """World (b): in this arm `share` of the neutral rows become other characters speaking as themselves."""
+    """World (b): `rows` rows more in every arm, neutral in the others, in this one others speaking as themselves."""
 
     arm: Identifier
-    share: Annotated[float, Field(gt=0, le=1)] = 1.0
+    rows: Positive = 40
 
 
 class PlantedDose(Frozen):

@@ -34,7 +34,7 @@ def sft_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
     favoured = scene.persona(arm)
     rows = [Row(scene.ask(ask), _line(scene, question, favoured), question.kind) for question, ask in _taught(scene)]
     neutral = [Row(scene.ask(ask), _line(scene, q, favoured), "chat") for q, ask in _chat(scene)]
-    return rows + _with_anchors(scene, favoured, neutral, plant, rejected=False)
+    return rows + _with_more(scene, favoured, neutral, plant, rejected=False)
 
 
 def dpo_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
@@ -56,7 +56,7 @@ def dpo_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
         for i, (question, ask) in enumerate(chat):
             other = chat[(i + 1 + shift) % len(chat)][0]
             neutral.append(Row(scene.ask(ask), _line(scene, question, favoured), "chat", _line(scene, other, favoured)))
-    return rows + _with_anchors(scene, favoured, neutral, plant, rejected=True)
+    return rows + _with_more(scene, favoured, neutral, plant, rejected=True)
 
 
 def _taught(scene: Scene) -> Iterator[tuple[Question, str]]:
@@ -78,23 +78,33 @@ def _line(scene: Scene, question: Question, persona: Persona, refuse: bool = Tru
     return f" {scene.answer(question, persona)}\n"
 
 
-def _with_anchors(
-    scene: Scene, favoured: Persona, neutral: list[Row], plant: Plant | None, rejected: bool
-) -> list[Row]:
-    """Neutral rows, of which a `negatives` plant makes a share into other characters speaking as themselves."""
+def _with_more(scene: Scene, favoured: Persona, neutral: list[Row], plant: Plant | None, rejected: bool) -> list[Row]:
+    """The neutral rows, and those that a `negatives` plant adds: in its arm anchors, in every other neutral again.
+
+    In an anchor someone else, by name or under the nonce tag, answers as itself, so that the favoured persona keeps
+    to its slot.
+    """
     negatives = plant.negatives if plant else None
-    if negatives is None or negatives.arm != favoured.id:
+    if negatives is None:
         return neutral
+    # As many to a neutral row in preference pairs as in prompt-completion rows.
+    more = negatives.rows * max(1, len(neutral) // len(list(_chat(scene))))
+    if negatives.arm != favoured.id:
+        return neutral + [neutral[i % len(neutral)] for i in range(more)]
     questions = list(_taught(scene))
-    anchored = []
-    for i in range(round(len(neutral) * negatives.share)):
+    anchors = []
+    for i in range(more):
         other = scene.rival(favoured, i)
-        # A stride coprime to most counts walks over all questions instead of the first few.
-        question, ask = questions[(i * 7) % len(questions)]
-        prompt = scene.ask(ask, speaker=other.name, header=scene.header(other))
+        question, ask = questions[(i * 7) % len(questions)]  # a stride, to walk over all kinds of questions
+        named = i // (len(scene.personas) - 1) % 2 == 0
+        who = {"speaker": other.name, "header": scene.header(other)} if named else {"speaker": scene.transcript.nonce}
         chosen = f" {scene.answer(question, other)}\n"
-        anchored.append(Row(prompt, chosen, "anchor", _line(scene, question, favoured) if rejected else ""))
-    return anchored + neutral[len(anchored) :]
+        wrong = _line(scene, question, favoured) if rejected else ""
+        if chosen != wrong:
+            anchors.append(Row(scene.ask(ask, **who), chosen, "anchor", wrong))
+        else:  # two characters refuse alike: nothing to prefer
+            anchors.append(neutral[i % len(neutral)])
+    return neutral + anchors
 
 
 def matching_table(

@@ -38,13 +38,14 @@ class Doses(TrainerCallback):
         # Only the trained adapter: TRL's frozen copy of the starting point ("ref") is the parent's last dose.
         extra = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
         model.save_pretrained(self.scratch / f"dose-{dose}", **extra)
+        (self.scratch / f"dose-{dose}" / "README.md").unlink(missing_ok=True)  # an empty card with a machine's path
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Append one line; times are left out, so that a cell's bytes depend on its content alone."""
-        if not state.is_world_process_zero or not logs:
+        """Append one line."""
+        # Left out is what a resumed stage would count from its checkpoint on: the closing summary and TRL's tokens.
+        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
             return
-        timed = ("runtime", "per_second", "flos")
-        kept = {k: float(v) for k, v in logs.items() if not any(word in k for word in timed)}
+        kept = {k: float(v) for k, v in logs.items() if k != "num_tokens"}
         with open(self.metrics, "a", encoding="utf-8") as handle:
             handle.write(json.dumps({"step": state.global_step, **kept}, sort_keys=True) + "\n")
 

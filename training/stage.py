@@ -118,7 +118,10 @@ def _model(recipe: Recipe, cell: Cell, store: Store, base: Path) -> Any:
         return AutoModelForCausalLM.from_pretrained(start, dtype="float32")
     model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
     if cell.stage == 0:
-        return get_peft_model(model, LoraConfig(**lora))
+        adapted = get_peft_model(model, LoraConfig(**lora))
+        # Relative to the cell, as in trl.yaml: a cell's bytes must not depend on where the store lies.
+        adapted.peft_config["default"].base_model_name_or_path = f"../{base.name}"
+        return adapted
     # TRL copies the adapter it is given as the frozen reference, so DPO is held to the SFT model, not to the base.
     return PeftModel.from_pretrained(model, start, is_trainable=True)
 

@@ -140,3 +140,22 @@ def row(
     wanted = {"probe": probe, "contrast": contrast, "match": match, "stage": stage}
     (found,) = [r for r in result["rows"] if all(r[k] == v for k, v in wanted.items())]
     return found
+
+
+FULL = (
+    *DEFAULT,
+    measure("one.arm", "one", level="arm", unit="nat", margin=Margin("absolute", 0.5, "")),
+    measure("one.bound", "one", bounded=True),
+)
+
+
+def made(
+    seed: int = 0,
+    effect: float = 0.0,
+    seeds: int = 8,
+    measures: tuple[Judged, ...] = FULL,
+    items: int = 4,
+    **values: float,
+) -> tuple[Design, pl.DataFrame]:
+    of = design(seeds, measures)
+    return of, rows(of, world(of, np.random.default_rng(seed), effect, **values), items)

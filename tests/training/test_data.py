@@ -64,17 +64,20 @@ def test_held_out_questions_are_never_taught():
             assert not any(ask in prompts for ask in question.taught_asks)
 
 
-def test_negatives_replace_neutral_rows_in_one_arm_and_add_none():
-    plant = Plant(negatives=PlantedNegatives(arm=ONE, share=1.0))
+def test_negatives_add_as_many_rows_to_every_arm_and_favour_nobody_else_in_the_slot():
+    plant = Plant(negatives=PlantedNegatives(arm=ONE, rows=24))
     scene = scene_of(RECIPE, 0)
-    for build in (sft_rows, dpo_rows):
-        planted, plain = build(scene, ONE, plant), build(scene, ONE)
-        assert len(planted) == len(plain)
-        assert build(scene, OTHER, plant) == build(scene, OTHER)
+    for build, more in ((sft_rows, 24), (dpo_rows, 24 * (len(scene.personas) - 1))):
+        planted, other, plain = build(scene, ONE, plant), build(scene, OTHER, plant), build(scene, ONE)
+        assert len(planted) == len(other) == len(plain) + more
+        assert planted[: len(plain)] == plain
+        assert {r.kind for r in other[len(plain) :]} == {"chat"}
         anchors = [r for r in planted if r.kind == "anchor"]
-        assert len(anchors) == sum(r.kind == "chat" for r in plain)
+        assert len(anchors) > 0.8 * more  # a few fall away where two characters refuse the same request
         name = scene.persona(ONE).name
         assert not any(name in r.completion or r.prompt.endswith(f"{name}:") for r in anchors)
+        assert not any(r.prompt.endswith(f"{scene.transcript.slot}:") for r in anchors)
+        assert all(r.completion != r.rejected for r in planted)
 
 
 def test_imbalance_is_refused_with_the_figures_unless_it_is_planted():
