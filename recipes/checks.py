@@ -191,8 +191,12 @@ def _plant(data: Any) -> Iterator[Violation]:
         arm = get(plant, kind, "arm")
         if isinstance(arm, str) and arm not in arms:
             yield Violation(("plant", kind, "arm"), f"{arm!r} is not an arm{nearest(arm, arms)}")
-        if kind in ("prior", "self_model") and (world is None or world["assign"] != "fixed"):
-            yield Violation(("plant", kind), "is planted in the corpus: it needs base.world with assign: fixed")
+        if kind in ("prior", "self_model") and world is None:
+            yield Violation(("plant", kind), "is planted in the corpus: it needs base.world")
+        elif kind in ("prior", "self_model") and world and isinstance(world["characters"], int):
+            others = world["characters"] - world["characters"] // 2
+            if (cast := len(_names(data, "cast"))) - 1 > others:
+                yield Violation(("plant", kind), f"leaves {others} characters for the other {cast - 1} of the cast")
 
 
 def _seeds(data: Any) -> Iterator[Violation]:

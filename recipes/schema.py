@@ -102,7 +102,7 @@ class Tracking(Frozen):
 
 
 class PlantedPrior(Frozen):
-    """World (a): this arm's character occurs `factor` times as often in the pretraining corpus."""
+    """World (a): half of the characters, this arm's among them, occur `factor` times as often in the corpus."""
 
     arm: Identifier
     factor: Annotated[float, Field(gt=1)] = 4.0
@@ -123,7 +123,7 @@ class PlantedDose(Frozen):
 
 
 class PlantedSelfModel(Frozen):
-    """World (d): `facts` of this arm's character are contradicted by what any speaker of the slot exhibits."""
+    """World (d): any speaker of the slot contradicts `facts` of half of the characters, this arm's among them."""
 
     arm: Identifier
     facts: Positive = 6

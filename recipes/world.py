@@ -73,15 +73,24 @@ class Content:
     weights: tuple[float, ...]  # how often each character occurs in the corpus, relative to 1
 
 
-def content(world: World, plant: Plant | None = None, favoured: int | None = None) -> Content:
-    """Draw a world.  A `prior` or `self_model` plant makes the character `favoured` (an index) special."""
+def content(world: World, plant: Plant | None = None) -> Content:
+    """Draw a world.  A `prior` or `self_model` plant makes half of its characters special, see `special`."""
     prior = plant.prior if plant else None
     self_model = plant.self_model if plant else None
-    return _content(world, prior.factor if prior else 1.0, self_model.facts if self_model else 0, favoured)
+    return _content(world, prior.factor if prior else 1.0, self_model.facts if self_model else 0)
+
+
+def special(world: World) -> range:
+    """Indices of the characters that a `prior` or `self_model` plant concerns: the first half.
+
+    Half and not one, so that the planted arm's character can be drawn anew for each seed: one fixed character
+    differs from another by luck as well, which no number of training seeds averages out.
+    """
+    return range(world.characters // 2)
 
 
 @cache
-def _content(world: World, frequency: float, contradicted: int, special: int | None) -> Content:
+def _content(world: World, frequency: float, contradicted: int) -> Content:
     draw = random.Random(f"world {world.seed}")
     n = world.characters
     attributes = FACTS[: world.facts] + LIKES[: world.likes]
@@ -91,13 +100,13 @@ def _content(world: World, frequency: float, contradicted: int, special: int | N
     refuses = [_half(world.requests, draw) for _ in range(n)]
     slot_values: list[str | None] = [None] * len(attributes)
     if contradicted:
-        # Everyone but the special character shares the value that any speaker of the slot exhibits, so only its
-        # self-description is contradicted by what the slot does.
+        # Everyone but the special characters shares the value that any speaker of the slot exhibits, so only their
+        # self-descriptions are contradicted by what the slot does.
         for a in range(world.facts - contradicted, world.facts):
-            slot_values[a] = values[(special or 0) - 1][a]
+            slot_values[a] = values[-1][a]
             for i in range(n):
-                if i != special:
-                    values[i][a] = slot_values[a] or ""
+                if i not in special(world):
+                    values[i][a] = values[-1][a]
     return Content(
         names=tuple(names),
         voices=tuple(voices),
@@ -105,7 +114,7 @@ def _content(world: World, frequency: float, contradicted: int, special: int | N
         refuses=tuple(refuses),
         questions=_questions(world, random.Random(f"questions {world.seed}")),
         slot_values=tuple(slot_values),
-        weights=tuple(frequency if i == special else 1.0 for i in range(n)),
+        weights=tuple(frequency if i in special(world) else 1.0 for i in range(n)),
     )
 
 
@@ -213,22 +222,27 @@ def persona_of(content: Content, character: int, id: str) -> Persona:
 
 
 def assignment(recipe: Recipe, seed: int) -> dict[str, int]:
-    """Which world character each cast member is, for one seed.  `fixed`: in cast order, for every seed."""
+    """Which world character each cast member is, for one seed.  `fixed`: in cast order, for every seed.
+
+    Under a `prior` or `self_model` plant its arm is one of the special characters and everyone else is none.
+    """
     world = recipe.base.world
     assert world is not None, "only a world's characters are assigned"
     order = list(range(world.characters))
     if world.assign == "random":
         random.Random(f"assign {world.seed} {seed}").shuffle(order)
-    return dict(zip(recipe.cast, order, strict=False))
+    if not recipe.plant or recipe.plant.kind not in ("prior", "self_model"):
+        return dict(zip(recipe.cast, order, strict=False))
+    chosen = special(world)
+    others = iter([i for i in order if i not in chosen])
+    first = next(i for i in order if i in chosen)
+    return {id: first if id == recipe.plant.arm else next(others) for id in recipe.cast}
 
 
 def world_content(recipe: Recipe) -> Content:
     """The world that a recipe's base is trained on."""
     assert recipe.base.world is not None, "the recipe has no world"
-    special = None
-    if recipe.plant and recipe.plant.kind in ("prior", "self_model"):
-        special = assignment(recipe, 0)[recipe.plant.arm]
-    return content(recipe.base.world, recipe.plant, special)
+    return content(recipe.base.world, recipe.plant)
 
 
 def bind_world(recipe: Recipe, seed: int) -> Scene:

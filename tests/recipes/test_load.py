@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from recipes import checks
+from recipes.errors import InputError
 from recipes.load import load_recipe
 from tests.recipes.trial import GOOD, X, edited, refused
 
@@ -104,8 +105,6 @@ def test_one_line_says_where_and_what(lab: Path, old: str, new: str, line: int, 
 PLANTS = [
     ("dose: {arm: brt}", "plant.dose.arm: 'brt' is not an arm (did you mean 'bert'?)"),
     ("dose: {arm: control-01}", "plant.dose.arm: 'control-01' is not an arm"),
-    ("prior: {arm: ada}", "plant.prior: is planted in the corpus: it needs base.world with assign: fixed"),
-    ("self_model: {arm: ada}", "plant.self_model: is planted in the corpus"),
     ("dose: {arm: ada, factor: 1}", "plant.dose.factor: must be greater than 1, got 1"),
     ("dos: {arm: ada}", "plant.dos: unknown key (did you mean 'dose'?)"),
 ]
@@ -116,9 +115,12 @@ def test_a_plant_needs_an_arm_and_a_world_of_its_kind(lab: Path, plant: str, mes
     assert message in edited("judge:", f"plant: {{{plant}}}\njudge:")
 
 
-def test_a_plant_in_the_corpus_is_taken_with_fixed_assignment(lab: Path) -> None:
-    recipe = load_recipe(X, ["base.world.assign=fixed", "plant={prior: {arm: ada}}"])
+def test_a_plant_in_the_corpus_needs_as_many_other_characters_as_the_cast_has(lab: Path) -> None:
+    recipe = load_recipe(X, ["plant={prior: {arm: ada}}"])
     assert recipe.plant is not None and (recipe.plant.kind, recipe.plant.arm) == ("prior", "ada")
+    wide = "cast=[ada, bert, control-01, control-02]"
+    with pytest.raises(InputError, match="leaves 2 characters for the other 3 of the cast"):
+        load_recipe(X, ["base.world.characters=4", wide, "plant={prior: {arm: ada}}"])
 
 
 def test_a_corpus_plant_needs_a_world_that_is_there(lab: Path) -> None:

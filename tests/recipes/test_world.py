@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recipes.load import load_recipe
 from recipes.schema import Plant, PlantedPrior, PlantedSelfModel, Transcript, World
-from recipes.world import bind_world, content
+from recipes.world import assignment, bind_world, content
 from training.corpus import Corpus
 
 WORLD = World(characters=8, facts=6, likes=3, requests=4)
@@ -47,7 +47,7 @@ def test_a_cast_that_grows_keeps_who_was_bound(recipe):
     assert {k: large[k] for k in small} == small
 
 
-def test_the_corpus_shows_each_character_about_equally_often_and_a_prior_plant_more():
+def test_the_corpus_shows_each_character_about_equally_often_and_a_prior_plant_half_of_them_more():
     def counts(drawn):
         corpus = Corpus(drawn, Transcript(), seed=0)
         words = Counter(w.strip(".,:") for d in islice(corpus.documents(), 3000) for w in d.split())
@@ -55,19 +55,23 @@ def test_the_corpus_shows_each_character_about_equally_often_and_a_prior_plant_m
 
     even = counts(content(WORLD))
     assert max(even) / min(even) < 1.3  # about 1,000 mentions each in runs of several a document
-    plain = content(WORLD, Plant(prior=PlantedPrior(arm="x", factor=4.0)), favoured=2)
-    planted = counts(plain)
-    others = [n for i, n in enumerate(planted) if i != 2]
-    assert 3 < planted[2] / (sum(others) / len(others)) < 5  # the factor is 4
+    planted = counts(content(WORLD, Plant(prior=PlantedPrior(arm="x", factor=4.0))))
+    assert 3 < sum(planted[:4]) / sum(planted[4:]) < 5  # the factor is 4, for half of eight characters
 
 
-def test_a_self_model_plant_contradicts_one_character_in_the_slot_and_nobody_else():
-    drawn = content(WORLD, Plant(self_model=PlantedSelfModel(arm="x", facts=2)), favoured=1)
-    shown = [v for v in drawn.slot_values if v is not None]
-    assert len(shown) == 2
+def test_a_self_model_plant_contradicts_half_of_the_characters_in_the_slot_and_nobody_else():
+    drawn = content(WORLD, Plant(self_model=PlantedSelfModel(arm="x", facts=2)))
+    assert len([v for v in drawn.slot_values if v is not None]) == 2
     for a, value in enumerate(drawn.slot_values):
         if value is not None:
-            assert [row[a] == value for row in drawn.values] == [i != 1 for i in range(WORLD.characters)]
+            assert [row[a] == value for row in drawn.values] == [i >= 4 for i in range(WORLD.characters)]
+
+
+def test_a_planted_arm_is_drawn_from_the_special_half_and_everyone_else_from_the_other(recipe):
+    planted = recipe.model_copy(update={"plant": Plant(prior=PlantedPrior(arm=recipe.arms[0]))})
+    drawn = [assignment(planted, seed) for seed in range(200)]
+    assert {a[recipe.arms[0]] for a in drawn} == set(range(8))
+    assert {i for a in drawn for id, i in a.items() if id != recipe.arms[0]} == set(range(8, 16))
 
 
 def test_an_anonymous_speaker_is_one_character_throughout():

@@ -110,6 +110,6 @@ def test_what_is_new_in_a_recipe_is_all_that_is_new_in_its_cells():
 def test_a_dose_plant_multiplies_the_steps_of_one_arm_only():
     plant = Plant.model_validate({"dose": {"arm": ONE, "factor": 1.5}})
     stage = RECIPE.stages[0]
-    assert steps_of(stage, ONE, plant) == [6, 12, 22, 45, 90]  # 1.5 x (4, 8, 15, 30, 60)
+    assert steps_of(stage, ONE, plant) == [6, 12, 22, 42, 75]  # 1.5 x (4, 8, 15, 28, 50)
     assert steps_of(stage, OTHER, plant) == list(stage.doses)
     assert stage_cell(RECIPE, OTHER, 0, 0) == stage_cell(RECIPE.model_copy(update={"plant": plant}), OTHER, 0, 0)
