@@ -27,7 +27,7 @@ from parity.plan import Plan, match
 from parity.progress import Progress, say
 from recipes.checks import ACCELERATE
 from recipes.schema import Recipe
-from recipes.store import Damaged, Store, locked
+from recipes.store import MEASUREMENTS, Damaged, Store, locked
 from training.cells import Cell
 
 MEASURED_AT_ONCE = 8  # tasks of one part when measuring is spread over processes
@@ -216,4 +216,8 @@ def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> Non
     by_cell = [(cell, curves.get(cell.hash, [])) for cell in plan.cells]
     tracking.log_strength(plan.recipe, by_cell, plan.store.root)
     files = [plan.folder / name for name in (VERDICT, REPORT, CELLS)]
-    tracking.log_verdict(plan.recipe, verdict, plan.folder, files)
+    for cell in (plan.base, *plan.cells):
+        files += sorted((plan.store.cell(cell.hash) / MEASUREMENTS).glob("*.parquet"))
+        if cell.stage is not None:
+            files.append(plan.store.cell(cell.hash) / f"dose-{cell.spec['doses'][-1]}" / "adapter_model.safetensors")
+    tracking.log_verdict(plan.recipe, verdict, plan.folder, plan.store.root, files)

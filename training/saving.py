@@ -11,6 +11,10 @@ from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
 
+def _adapted(model: Any) -> bool:
+    return hasattr(model, "peft_config")
+
+
 class Doses(TrainerCallback):
     """Saves ``dose-<k>/`` when a dose's step is reached and appends every log line to ``metrics.jsonl``.
 
@@ -36,7 +40,8 @@ class Doses(TrainerCallback):
         if dose is None or not state.is_world_process_zero:
             return
         # Only the trained adapter: TRL's frozen copy of the starting point ("ref") is the parent's last dose.
-        extra = {"selected_adapters": ["default"]} if hasattr(model, "peft_config") else {}
+        # Embeddings are the base's: left to itself PEFT would ask a hub whether their size has changed.
+        extra = {"selected_adapters": ["default"], "save_embedding_layers": False} if _adapted(model) else {}
         model.save_pretrained(self.scratch / f"dose-{dose}", **extra)
         (self.scratch / f"dose-{dose}" / "README.md").unlink(missing_ok=True)  # an empty card with a machine's path
 

@@ -98,8 +98,10 @@ def log_strength(recipe: Recipe, cells: Iterable[tuple[Cell, Sequence[tuple[int,
         finish(run)
 
 
-def log_verdict(recipe: Recipe, verdict: Mapping[str, Any], experiment: Path, files: Sequence[Path]) -> None:
-    """The experiment's `verdict` run: the table, the report and the rows as an artifact."""
+def log_verdict(
+    recipe: Recipe, verdict: Mapping[str, Any], experiment: Path, root: Path, files: Sequence[Path]
+) -> None:
+    """The experiment's `verdict` run: the table, and `files` (report, rows, adapters; below `root`) as an artifact."""
     run = start(recipe, id=f"{recipe_hash(recipe)[:24]}-verdict", name="verdict", job_type="verdict", folder=experiment)
     if run is None:
         return
@@ -115,7 +117,7 @@ def log_verdict(recipe: Recipe, verdict: Mapping[str, Any], experiment: Path, fi
         artifact = wandb.Artifact(f"{experiment.name}", type="experiment")
         for path in files:
             if path.is_file():
-                artifact.add_file(str(path))
+                artifact.add_file(str(path), name=str(path.relative_to(root)))
         run.log_artifact(artifact)
 
     guarded("logging the verdict", send)
