@@ -32,4 +32,5 @@ def parity(*arguments: str | Path, wandb: str = "disabled", **kwargs: object) ->
     """The real command in a process of its own, on one thread so that tests can run side by side."""
     environment = {**os.environ, "WANDB_MODE": wandb, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "parity.cli", *map(str, arguments)]
+    kwargs.setdefault("timeout", 300)  # a run takes 20 s; one that hangs must fail, not stop the tests
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **kwargs)  # type: ignore[call-overload]

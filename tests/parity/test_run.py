@@ -169,7 +169,7 @@ def test_accelerate_makes_the_same_cell_as_the_run(done, tmp_path):
         "--out",
         str(folder / "out"),
     ]
-    done_ = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    done_ = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert done_.returncode == 0, done_.stderr
     made = [name for name in kept if (cells / name).is_dir()]
     assert len(made) == 1
@@ -191,10 +191,10 @@ def test_two_processes_train_the_cell_together(done, tmp_path):
         "sys.exit(main('sft', make_trainer, sys.argv[1:]))\n"
     )
     environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--master_port", "0"]
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
     command += [str(script), "--recipe", str(folder / "micro.yaml"), "--arm", "assistant", "--seed", "0"]
     command += ["--out", str(folder / "out")]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
+    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
     assert finished.returncode == 0, finished.stderr[-3000:]
     made = [p for p in cells.glob("*/manifest.json") if json.loads(p.read_text())["spec"]["kind"] == "sft"]
     assert len(made) == 1
