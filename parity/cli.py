@@ -8,6 +8,7 @@ import json
 import os
 import sys
 from collections.abc import Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 
 from recipes.errors import InputError
@@ -68,9 +69,11 @@ def _run(given: argparse.Namespace) -> int:
         say(line)
     if given.dry_run:
         return 0
-    from parity.run import run
+    with redirect_stdout(sys.stderr):
+        from parity.run import run
 
-    verdict = run(plan, given.recipe, given.set)
+    with redirect_stdout(sys.stderr):  # what libraries print must not mix with the table
+        verdict = run(plan, given.recipe, given.set)
     _print(verdict)
     say(f"report: {plan.folder / 'report.html'}")
     return 0

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -72,6 +73,7 @@ def _follow(parent: int) -> None:
         os._exit(1)  # at any moment, as a kill would: cells are whole or not there
 
     threading.Thread(target=watch, daemon=True).start()
+    sys.stdout = sys.stderr  # standard output is the table's
 
 
 def train_runs(run: tuple[Any, ...], recipe: Recipe, root: Path) -> None:

@@ -39,6 +39,7 @@ def test_a_run_leaves_lock_cells_verdict_report_and_ends_with_the_table(done):
     names = {p.name for p in experiment(folder).iterdir()}
     assert {"recipe.lock.yaml", "cells.json", "verdict.json", "report.html"} <= names
     assert "selection" in finished.stdout and "report:" in finished.stderr
+    assert finished.stdout == parity("show", experiment(folder)).stdout  # the table and nothing else
     verdict = json.loads((experiment(folder) / "verdict.json").read_text())
     assert verdict["schema"] == 1 and verdict["seeds"] == [0, 1] and verdict["rows"]
     assert not verdict["post_hoc"]
