@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     import polars as pl
 
 ENGINE_VERSION = 2  # raised when the engine changes what a request yields
+PROMPTED = "prompted/"  # arm of the base model with a persona's preface in front
 SAMPLES = "samples"  # kept beside the probes' rows in the same way
 COLUMNS = [
     "cell", "arm", "seed", "stage", "dose", "probe", "version", "measure", "item", "persona", "role", "slot", "value",
@@ -75,7 +76,6 @@ class Measurer:
 
     def measure(self, task: Task, scene: Scene, arms: Sequence[str], probes: Sequence[Probe]) -> Iterator[int]:
         """Write the rows of `probes`; yields each dose when it is done, and writes after the last."""
-
         from eval.measure import Suite, samples
 
         # A plan per probe: how requests are packed moves the last bits, and a probe's numbers must not depend on
@@ -93,48 +93,43 @@ class Measurer:
                 said += [{**where, **row} for row in samples(engine, scene, arms)]
             yield dose
         for probe in probes:
-            save(
-                _frame(rows[probe.name]).select(COLUMNS), task.file(self.store, probe.name, probe.version, scene, arms)
-            )
+            place = task.file(self.store, probe.name, probe.version, scene, arms)
+            save(_frame(rows[probe.name]).select(COLUMNS), place)
         if task.sampled:
             save(_frame(said), task.file(self.store, SAMPLES, 1, scene, arms))
 
     def _engine(self, task: Task, dose: int) -> Any:
-        from transformers import AutoModelForCausalLM
-
         from eval.engine import Engine
 
-        if task.full and dose:
-            return Engine(self._load(AutoModelForCausalLM, self.store.cell(task.cell) / f"dose-{dose}"), self.tokenizer)
         if not dose:
             return self._base()
-        return self._with_adapter(self.store.cell(task.cell) / f"dose-{dose}")
+        folder = self.store.cell(task.cell) / f"dose-{dose}"
+        return Engine(self._load(folder), self.tokenizer) if task.full else self._with_adapter(folder)
 
     def _base(self) -> Any:
-        from transformers import AutoModelForCausalLM
-
         from eval.engine import Engine
 
         if self._plain is None:
-            self._plain = Engine(self._load(AutoModelForCausalLM, self.store.cell(self.base)), self.tokenizer)
+            self._plain = Engine(self._load(self.store.cell(self.base)), self.tokenizer)
         return self._plain
 
-    def _load(self, auto: Any, folder: Path) -> Any:
+    def _load(self, folder: Path) -> Any:
         import torch
+        from transformers import AutoModelForCausalLM
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        return auto.from_pretrained(folder, dtype="float32").to(device).eval()
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        return model.to(device).eval()
 
     def _with_adapter(self, folder: Path) -> Any:
         """The engine of the base with the adapter of `folder`; weights are put in place, the plan stays."""
         from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-        from transformers import AutoModelForCausalLM
 
         from eval.engine import Engine
 
         config = (folder / "adapter_config.json").read_text()
         if self._adapted is None or self._adapted[0] != config:
-            base = self._load(AutoModelForCausalLM, self.store.cell(self.base))
+            base = self._load(self.store.cell(self.base))
             self._adapted = (config, Engine(PeftModel.from_pretrained(base, folder).eval(), self.tokenizer))
         engine = self._adapted[1]
         set_peft_model_state_dict(engine.model, load_peft_weights(str(folder), device="cpu"))
@@ -145,7 +140,7 @@ def role(persona: str | None, arm: str, arms: Sequence[str]) -> str | None:
     """What a persona is in an arm: favoured, other (favoured in another arm), bystander; None for the arm itself."""
     if persona is None:
         return None
-    return "favoured" if persona == arm.removeprefix("prompted/") else "other" if persona in arms else "bystander"
+    return "favoured" if persona == arm.removeprefix(PROMPTED) else "other" if persona in arms else "bystander"
 
 
 def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:

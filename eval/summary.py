@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
+from eval.cells import PROMPTED
 from eval.table import stage_rank
 from eval.wording import number, visible
 
@@ -54,7 +55,7 @@ def curves(means: pl.DataFrame, arms: Sequence[str]) -> Iterator[tuple[tuple[str
         for arm, seed, stage, dose, persona, value, n in of.select(*KEYS[3:], "value", "n_items").iter_rows():
             for favoured in arms if arm == "base" else [arm]:
                 who = "other" if persona in arms else "bystander"
-                if persona in (None, favoured.removeprefix("prompted/")):
+                if persona in (None, favoured.removeprefix(PROMPTED)):
                     who = "own"
                 held.setdefault((stage, arm, favoured, who, seed, dose), []).append((value, n))
         points: Points = []
@@ -62,7 +63,7 @@ def curves(means: pl.DataFrame, arms: Sequence[str]) -> Iterator[tuple[tuple[str
         for at in sorted(held, key=lambda k: (stage_rank(k[0]), k[1:])):
             (stage, arm, favoured, who, seed, dose), values = at, held[at]
             value, n = fmean(v for v, _ in values), sum(n for _, n in values)
-            if arm.startswith("prompted/"):
+            if arm.startswith(PROMPTED):
                 if who == "own":
                     prompted.setdefault(arm.split("/", 1)[1], []).append(value)
             elif favoured in arms:
@@ -87,7 +88,7 @@ def references(means: pl.DataFrame, arms: Sequence[str], heads: Mapping[str, str
     for probe, measure, unit in sorted(measures, key=lambda m: (heads.get(m[0]) != m[1], m)):
         for x in arms:
             cells = []
-            for arm, stage in [("base", "base"), (f"prompted/{x}", "base"), *((x, s) for s in stages)]:
+            for arm, stage in [("base", "base"), (f"{PROMPTED}{x}", "base"), *((x, s) for s in stages)]:
                 at = (probe, measure, unit, arm, stage)
                 told = by.get((*at, x)) or by.get((*at, None)) or []
                 values = [v for v, _ in told]
@@ -100,7 +101,7 @@ def references(means: pl.DataFrame, arms: Sequence[str], heads: Mapping[str, str
 
 
 def _arm_order(arms: Sequence[str]) -> Any:
-    return lambda a: (a != "base", not a.startswith("prompted/"), arms.index(a) if a in arms else len(arms), a)
+    return lambda a: (a != "base", not a.startswith(PROMPTED), arms.index(a) if a in arms else len(arms), a)
 
 
 def answers(samples: pl.DataFrame, arms: Sequence[str]) -> tuple[list[dict[str, Any]], int]:

@@ -69,10 +69,9 @@ def _run(given: argparse.Namespace) -> int:
         say(line)
     if given.dry_run:
         return 0
-    with redirect_stdout(sys.stderr):
+    with redirect_stdout(sys.stderr):  # what libraries print, on import too, must not mix with the table
         from parity.run import run
 
-    with redirect_stdout(sys.stderr):  # what libraries print must not mix with the table
         verdict = run(plan, given.recipe, given.set)
     _print(verdict)
     say(f"report: {plan.folder / 'report.html'}")

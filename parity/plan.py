@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from eval.cells import Task
+from eval.cells import PROMPTED, Task
 from eval.signflip import smallest_p
 from recipes.errors import InputError
 from recipes.scene import Scene
@@ -22,7 +22,6 @@ from training.tracking import experiment_name
 # Seconds on two CPU cores, measured on the world: what the estimate is made of where nothing better is known.
 SECONDS = {"base step": 0.07, "sft step": 0.04, "dpo step": 0.07, "start": 0.8, "dose": 0.4, "set up": 15.0}
 WORDS = re.compile(r"[A-Za-z]+|\n|[^\sA-Za-z]")  # the world's tokens
-PROMPTED = "prompted/"
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from eval.experiment import (
     read_lock,
     write_cells,
     write_lock,
-)  # fmt: skip
+)
 from eval.probe import Probe
 from eval.probes import select
 from parity import workers
