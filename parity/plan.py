@@ -17,6 +17,7 @@ from recipes.schema import Recipe
 from recipes.store import Store
 from training.cells import ROWS, Cell, base_cell, shared_settings, stage_cells
 from training.data import matching_table, refuse_imbalance
+from training.supported import backend_of
 from training.tracking import experiment_name
 
 # Seconds on two CPU cores, measured on the world: what the estimate is made of where nothing better is known.
@@ -65,6 +66,7 @@ class Plan:
             f"{len(recipe.stages)} stages; {trained} to train",
             f"pairs      {', '.join(' - '.join(pair) for pair in recipe.contrasts)}",
             f"smallest p {least:.2g} with {recipe.seeds} seeds{reach}",
+            *(f"backend    {line}" for line in backends(recipe)),
             f"plant      {recipe.plant.kind} in arm {recipe.plant.arm}" if recipe.plant else "plant      none",
             f"cost       about {self.seconds(to_make) / 60:.1f} minutes on two CPU cores" if recipe.base.world else
             "cost       known after the first cell: it depends on the base and the machine",
@@ -81,6 +83,17 @@ class Plan:
                 total += SECONDS["start"] + SECONDS[f"{cell.spec['kind']} step"] * cell.spec["steps"][-1]
                 total += SECONDS["dose"] * len(cell.spec["doses"])
         return total
+
+
+def backends(recipe: Recipe) -> list[str]:
+    """What makes the stages, one line each where they differ or where it is not what was asked for."""
+    found = []
+    for stage in recipe.stages:
+        backend, reason = backend_of(recipe, stage)
+        because = f"{recipe.launch.backend} does not do {reason}" if reason else ""
+        found.append((backend, f"{stage.kind}: {backend}, since {because}" if because else f"{stage.kind}: {backend}"))
+    same = len({line.split(": ", 1)[1] for _, line in found}) == 1
+    return [found[0][1].split(": ", 1)[1]] if same else [line for _, line in found]
 
 
 def make_plan(recipe: Recipe, out: Path) -> Plan:

@@ -59,15 +59,3 @@ class Progress:
             self._said = now
             left = (now - self._started) / self.done * (self.total - self.done)
             say(f"{self.phase}: {self._note}, {self.done / self.total:.0%}, about {left / 60:.1f} min left")
-
-    def callback(self) -> Any:
-        """A trainer callback that advances by one at each optimiser step."""
-        from transformers import TrainerCallback
-
-        progress = self
-
-        class Ticks(TrainerCallback):
-            def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
-                progress.advance(1)
-
-        return Ticks()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +23,8 @@ from eval.probes import select
 from parity import workers
 from parity.plan import Plan, match
 from parity.progress import Progress, say
-from recipes.checks import ACCELERATE
-from recipes.schema import Recipe
-from recipes.store import MEASUREMENTS, Damaged, Store, locked
-from training.cells import Cell
+from parity.train import quiet, train
+from recipes.store import MEASUREMENTS, Damaged, locked
 
 MEASURED_AT_ONCE = 8  # tasks of one part when measuring is spread over processes
 
@@ -85,75 +81,6 @@ def _match_by_tokenizer(plan: Plan) -> list[dict[str, Any]]:
     return match(plan, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
-def train(plan: Plan, cells: list[Cell], recipe_file: Path, overrides: Sequence[str]) -> None:
-    """Make the cells that are missing, in order."""
-    wanted = [cell for cell in cells if not plan.store.has(cell.hash)]
-    if not wanted:
-        return
-    quiet()
-    workers.settle(plan.recipe)
-    # Cells differ in cost: progress counts optimiser steps.
-    world = plan.recipe.base.world
-    costs = {c.hash: c.spec["steps"][-1] if c.stage is not None else world.steps if world else 1 for c in wanted}
-    with Progress("base" if wanted[0].stage is None else "training", sum(costs.values())) as progress:
-        if plan.recipe.launch.backend == "inline":
-            runs = _runs(wanted)
-            many = workers.workers_for(plan.recipe, len(runs))
-            if many > 1:
-                for run in workers.spread(workers.train_runs, runs, many, plan.recipe, plan.store.root):
-                    progress.note(run[-1].label)
-                    progress.advance(sum(costs[cell.hash] for cell in run))
-                return
-        for cell in wanted:
-            progress.note(cell.label)
-            done = progress.done
-            if plan.recipe.launch.backend == "process" and cell.stage is not None:
-                _launch(plan, cell, recipe_file, overrides)
-            else:
-                make_inline(plan.recipe, cell, plan.store, progress)
-            progress.advance(done + costs[cell.hash] - progress.done)
-
-
-def _runs(cells: Sequence[Cell]) -> list[tuple[Cell, ...]]:
-    """Cells by run, since a run's stages follow one another."""
-    runs: dict[tuple[str | None, int | None], list[Cell]] = {}
-    for cell in cells:
-        runs.setdefault((cell.arm, cell.seed), []).append(cell)
-    return [tuple(run) for run in runs.values()]
-
-
-def make_inline(recipe: Recipe, cell: Cell, store: Store, progress: Progress | None) -> None:
-    """Make a cell in this process."""
-    from importlib import import_module
-
-    from training.base import make_base
-    from training.stage import train_stage
-    from training.tracking import cell_callbacks
-
-    ticks = [progress.callback()] if progress else []
-    if cell.stage is None:
-        make_base(recipe, store, ticks)
-        return
-    stage = import_module(f"training.{cell.spec['kind']}")
-    train_stage(recipe, cell, store, stage.make_trainer, [*ticks, *cell_callbacks(recipe, cell, store.root)])
-
-
-def _launch(plan: Plan, cell: Cell, recipe_file: Path, overrides: Sequence[str]) -> None:
-    """One cell in a process of its own, under accelerate."""
-    name = plan.recipe.launch.accelerate
-    shipped = ACCELERATE / f"{name}.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(shipped if shipped.is_file() else name)]
-    command += ["-m", f"training.{cell.spec['kind']}", "--recipe", str(recipe_file), "--arm", str(cell.arm)]
-    command += ["--seed", str(cell.seed), "--out", str(plan.store.root)]
-    for override in overrides:
-        command += ["-s", override]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode or not plan.store.has(cell.hash):
-        last = "\n".join(done.stdout.strip().splitlines()[-15:])
-        raise RuntimeError(f"{cell.label} failed under accelerate (exit {done.returncode}):\n{last}")
-
-
 def measure(plan: Plan, probes: Sequence[Probe]) -> None:
     """Measure what is not measured yet, all cells on one copy of the base."""
     arms = plan.recipe.arms
@@ -187,21 +114,6 @@ def _measure_apart(plan: Plan, work: list[tuple[Task, list[Probe]]], many: int) 
     parts = [whole_work[i : i + size] for i in range(0, len(work), size)]
     base = plan.base.hash
     return workers.spread(workers.measure_tasks, parts, many, plan.recipe, plan.store.root, base)
-
-
-def quiet() -> None:
-    """Keep the libraries' own bars and hints out of our output, and the network out of our work."""
-    import warnings
-
-    import datasets
-    import transformers
-
-    # Deprecations inside the pinned stack are not the user's to mend.
-    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
-
-    transformers.utils.logging.set_verbosity_error()
-    transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
 
 
 def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> None:

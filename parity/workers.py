@@ -9,13 +9,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
 from recipes.schema import Recipe
 
 Job = TypeVar("Job")
+POLL_SECONDS = 0.5  # between looks at how far the processes are
 FEWEST_JOBS = 6  # below this, starting processes (4 s of imports each) costs more than it saves
 
 
@@ -37,31 +38,61 @@ def settle(recipe: Recipe) -> None:
         torch.set_num_threads(1)
 
 
-def workers_for(recipe: Recipe, jobs: int) -> int:
-    """How many processes to use; 1 means: in this one."""
+def workers_for(recipe: Recipe, jobs: int, fewest: int = FEWEST_JOBS) -> int:
+    """How many processes to use; 1 means: in this one, as for less than `fewest` jobs."""
     import torch
 
-    if not small(recipe) or torch.cuda.is_available() or jobs < FEWEST_JOBS:
+    if not small(recipe) or torch.cuda.is_available() or jobs < fewest:
         return 1
     return min(cores(), jobs)
 
 
-def spread(work: Callable[..., Any], jobs: Sequence[Job], workers: int, *shared: Any) -> Iterator[Job]:
+def spread(
+    work: Callable[..., Any],
+    jobs: Sequence[Job],
+    workers: int,
+    *shared: Any,
+    tick: Callable[[int], None] = lambda _: None,
+) -> Iterator[Job]:
     """Run ``work(job, *shared)`` for all jobs in `workers` processes; yields each job when it is done.
 
-    The first failure is raised here and cancels what has not begun.
+    What the processes count with `count` reaches `tick` while they work.  The first failure is raised here and
+    cancels what has not begun.
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process that has run torch can hang
-    parent = os.getpid()
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_follow, initargs=(parent,)) as pool:
+    counter = context.Value("q", 0)
+    told = 0
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(), counter)) as pool:
         pending = {pool.submit(work, job, *shared): job for job in jobs}
         try:
-            for future in as_completed(pending):
-                future.result()
-                yield pending[future]
+            while pending:
+                done, _ = wait(pending, POLL_SECONDS, FIRST_COMPLETED)
+                if (now := counter.value) > told:
+                    tick(now - told)
+                    told = now
+                for future in done:
+                    future.result()
+                    yield pending.pop(future)
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+_counter: Any = None  # of this process's pool
+
+
+def count(amount: int) -> None:
+    """In a worker: tell the parent how much was done."""
+    if _counter is not None:
+        with _counter.get_lock():
+            _counter.value += amount
+
+
+def _begin(parent: int, counter: Any) -> None:
+    """Set a new worker up."""
+    global _counter
+    _counter = counter
+    _follow(parent)
 
 
 def _follow(parent: int) -> None:
@@ -76,22 +107,20 @@ def _follow(parent: int) -> None:
     sys.stdout = sys.stderr  # standard output is the table's
 
 
-def train_runs(run: tuple[Any, ...], recipe: Recipe, root: Path) -> None:
-    """Make the stages of one run, in order."""
-    from parity.run import make_inline, quiet
-    from recipes.store import Store
+def train_runs(cells: Sequence[Any], making: Any) -> None:
+    """Make the stages of some runs."""
+    from parity.train import make_group, quiet
 
     quiet()
-    settle(recipe)
-    for cell in run:
-        make_inline(recipe, cell, Store(root), None)
+    settle(making.recipe)
+    make_group(making, cells, count)
 
 
 def measure_tasks(work: Sequence[tuple[Any, Any, Sequence[str]]], recipe: Recipe, root: Path, base: str) -> None:
     """Measure tasks, each with its scene and the names of its probes, on one copy of the base."""
     from eval.cells import Measurer
     from eval.probes import select
-    from parity.run import quiet
+    from parity.train import quiet
     from recipes.store import Store
 
     quiet()

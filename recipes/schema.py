@@ -88,9 +88,13 @@ class Judge(Frozen):
 
 
 class Launch(Frozen):
-    """How cells are run; has no influence on the result and is not part of the recipe's hash."""
+    """How cells are run; moves a result by rounding at most and is not part of the recipe's hash.
 
-    backend: Literal["inline", "process"] = "inline"
+    lockstep: many runs in one process over one copy of the base (what it cannot do is left to TRL, and the plan says
+    so); inline: TRL's trainers, one cell after the other; process: the same under accelerate, a process per cell.
+    """
+
+    backend: Literal["lockstep", "inline", "process"] = "lockstep"
     accelerate: str = "single"
 
 

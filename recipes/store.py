@@ -22,6 +22,7 @@ from recipes.hashing import digest
 
 MANIFEST = "manifest.json"
 SCRATCH = "scratch"  # inside a cell in the making: what a killed run resumes from; never part of the cell
+FAILED = "failed.json"  # in the cell of a run that diverged: the step and what was seen; it then lacks doses
 MEASUREMENTS = "measurements"  # added to a finished cell by eval, each file with its own checksum
 
 
@@ -58,6 +59,15 @@ class Store:
         except (OSError, ValueError) as error:
             raise Damaged(hash, f"{MANIFEST} is unreadable ({error.__class__.__name__})") from error
 
+    def failure(self, hash: str) -> dict[str, Any] | None:
+        """Why the finished cell is that of a failed run, ``{"step": int, "what": str}``; None where it is not."""
+        path = self.cell(hash) / FAILED
+        return json.loads(path.read_text()) if path.is_file() else None
+
+    def alive(self, hash: str) -> bool:
+        """Whether the cell is finished and not that of a failed run, so that training can go on from it."""
+        return self.has(hash) and self.failure(hash) is None
+
     def check(self, hash: str) -> None:
         """Compare every file of a finished cell with its manifest; Damaged names the first that differs."""
         folder, manifest = self.cell(hash), self.manifest(hash)
@@ -92,19 +102,35 @@ class Store:
             if self.has(hash):
                 yield None
                 return
+            if (work / MANIFEST).is_file():  # sealed: all that was missing is this
+                self._place(work, place)
+                yield None
+                return
             work.mkdir(exist_ok=True)
             for left in work.iterdir():
                 if left.name != SCRATCH:
                     shutil.rmtree(left) if left.is_dir() else left.unlink()
             yield work
-            shutil.rmtree(work / SCRATCH, ignore_errors=True)
-            self._finish(hash, spec, work, place)
+            self.seal(spec)
+            self._place(work, place)
 
-    def _finish(self, hash: str, spec: Mapping[str, Any], work: Path, place: Path) -> None:
+    def seal(self, spec: Mapping[str, Any]) -> None:
+        """Inside `making`: the cell is whole; should the process end now, it will be found and put in place.
+
+        For cells that belong together: the last is sealed before the first appears.  At the end of `making` it is
+        done at the latest.
+        """
+        hash = digest(spec)
+        work = self.work(hash)
+        if (work / MANIFEST).is_file():
+            return
+        shutil.rmtree(work / SCRATCH, ignore_errors=True)
         files = {str(p.relative_to(work)): sha256(p) for p in sorted(work.rglob("*")) if p.is_file()}
         for name in files:
             _fsync(work / name)
         write_json(work / MANIFEST, {"schema": 1, "hash": hash, "spec": spec, "files": files})
+
+    def _place(self, work: Path, place: Path) -> None:
         if place.exists():
             shutil.rmtree(place)
         os.replace(work, place)

@@ -20,6 +20,20 @@ from training.data import Row, dpo_rows, sft_rows
 # Raised when the code that makes a cell changes what comes out; old cells are then no longer taken for new ones.
 BASE_VERSION = 1
 STAGE_VERSION = 1
+# The lab's defaults where a recipe is silent: a small model in float32, every step logged.
+TRAINER = {
+    "per_device_train_batch_size": 16,
+    "learning_rate": 2e-3,
+    "bf16": False,
+    "gradient_checkpointing": False,
+    "logging_steps": 1,
+    "logging_nan_inf_filter": False,  # a run that diverges has to be seen
+    "report_to": [],
+    "disable_tqdm": True,
+    "save_strategy": "no",
+    "dataloader_pin_memory": False,
+}
+LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 ROWS = {"sft": sft_rows, "dpo": dpo_rows}
 
 
@@ -85,6 +99,17 @@ def stage_cell(recipe: Recipe, arm: str, seed: int, index: int) -> Cell:
         "seed": seed,
     }
     return Cell(digest(spec), spec, arm, seed, index)
+
+
+def settings_of(recipe: Recipe, cell: Cell) -> dict[str, Any]:
+    """TRL's settings of a stage of a run: the lab's defaults, the recipe's own, length and seed."""
+    assert cell.stage is not None
+    return {**TRAINER, **recipe.stages[cell.stage].trainer, "max_steps": cell.spec["steps"][-1]}
+
+
+def lora_of(stage: Stage) -> dict[str, Any] | None:
+    """PEFT's settings of a stage; None: full weights."""
+    return None if stage.lora is None else {**LORA, **stage.lora}
 
 
 def stage_cells(recipe: Recipe) -> Iterator[Cell]:

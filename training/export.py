@@ -15,10 +15,10 @@ LORA_FLAGS = {
 
 
 def trl_settings(recipe: Recipe, cell: Cell, settings: dict[str, Any], lora: dict[str, Any] | None) -> str:
-    """YAML for ``trl sft --config trl.yaml`` (or dpo), run inside the cell's folder.
+    """YAML for ``trl sft --config trl.yaml``, run inside the cell's folder.
 
-    TRL's command line cannot continue an adapter in place; for a later stage `model_name_or_path` is the adapter's
-    folder, which transformers loads together with its base.
+    TRL's command line cannot continue an adapter; for a later stage `model_name_or_path` is the adapter that its
+    trainer has to be given as a trainable PeftModel, as ``training.dpo`` does, and the settings are for that trainer.
     """
     parent = f"../{cell.spec['parent']}"
     if cell.stage:

@@ -1,44 +1,50 @@
-"""A trainer callback that shows a stage's curves in W&B while it trains."""
+"""Trainer callbacks that tell of a stage while it trains: its curves in W&B, its steps to a progress bar."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 from transformers import TrainerCallback
 
 from recipes.schema import Recipe
-from training import tracking
 from training.cells import Cell
+from training.tracking import CellMirror, mode
 
 
 class Mirror(TrainerCallback):
-    """Logs what the trainer logs (loss, rewards/margins, …) to the run whose id is the cell's hash."""
+    """Logs what the trainer logs (loss, rewards/margins, …) to the cell's W&B run."""
 
     def __init__(self, recipe: Recipe, cell: Cell, folder: Path) -> None:
-        self.recipe, self.cell, self.folder = recipe, cell, folder
-        self.run: Any = None
+        self.mirror = CellMirror(recipe, cell, folder)
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Open the run."""
         if state.is_world_process_zero:
-            config = {"arm": self.cell.arm, "seed": self.cell.seed, **self.cell.spec}
-            name = f"{self.cell.arm} seed {self.cell.seed} {self.cell.spec['kind']}"
-            self.run = tracking.start(
-                self.recipe,
-                id=self.cell.hash[:32],
-                name=name,
-                job_type=self.cell.spec["kind"],
-                folder=self.folder,
-                config=config,
-            )
+            self.mirror.begin()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Log one line."""
-        if self.run is not None and logs:
-            tracking.guarded("logging", lambda: self.run.log(dict(logs), step=state.global_step))
+        if logs:
+            self.mirror.log(logs, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
         """Close the run."""
-        tracking.finish(self.run)
-        self.run = None
+        self.mirror.end()
+
+
+class Ticks(TrainerCallback):
+    """Calls ``tick(1)`` after each optimiser step."""
+
+    def __init__(self, tick: Callable[[int], None]) -> None:
+        self.tick = tick
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:
+        """Count."""
+        self.tick(1)
+
+
+def callbacks(recipe: Recipe, cell: Cell, folder: Path) -> list[Any]:
+    """The mirror of one stage of one run; none where it is disabled."""
+    return [] if mode() == "disabled" else [Mirror(recipe, cell, folder)]

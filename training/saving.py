@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import time
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,19 @@ from typing import Any
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
+from recipes.store import FAILED
+
 
 def _adapted(model: Any) -> bool:
     return hasattr(model, "peft_config")
+
+
+class Diverged(Exception):
+    """A run whose loss or gradient is no longer a finite number, with the step (from 1) at which that was seen."""
+
+    def __init__(self, step: int, what: str) -> None:
+        super().__init__(f"{what} at step {step}")
+        self.step, self.what = step, what
 
 
 class Doses(TrainerCallback):
@@ -26,13 +37,15 @@ class Doses(TrainerCallback):
         self.metrics = scratch / "metrics.jsonl"
 
     def move_to(self, folder: Path) -> None:
-        """Put doses and metrics into the cell; RuntimeError when a dose was not saved."""
+        """Put doses and metrics into the cell; RuntimeError when a dose of a run that went well was not saved."""
         for dose in self.doses.values():
             saved = self.scratch / f"dose-{dose}"
-            if not any(saved.glob("*.safetensors")):
+            if any(saved.glob("*.safetensors")):
+                saved.rename(folder / saved.name)
+            elif not (folder / FAILED).is_file():
                 raise RuntimeError(f"dose {dose} was not saved")
-            saved.rename(folder / saved.name)
-        self.metrics.rename(folder / self.metrics.name)
+        if self.metrics.is_file():
+            self.metrics.rename(folder / self.metrics.name)
 
     def on_step_end(self, args: Any, state: Any, control: Any, model: Any = None, **_: Any) -> None:
         """Save when this step is a dose."""
@@ -48,7 +61,12 @@ class Doses(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
         """Append one line."""
         # Left out is what a resumed stage would count from its checkpoint on: the closing summary and TRL's tokens.
-        if not state.is_world_process_zero or not logs or "train_runtime" in logs:
+        if not logs or "train_runtime" in logs:
+            return
+        for name, what in (("loss", "loss"), ("grad_norm", "gradient")):
+            if not math.isfinite(logs.get(name, 0.0)):
+                raise Diverged(state.global_step, f"{what} is not a finite number")
+        if not state.is_world_process_zero:
             return
         kept = {k: float(v) for k, v in logs.items() if k != "num_tokens"}
         with open(self.metrics, "a", encoding="utf-8") as handle:

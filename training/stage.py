@@ -11,7 +11,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -19,24 +19,11 @@ from typing import Any
 from recipes.errors import InputError
 from recipes.load import load_recipe
 from recipes.schema import Recipe
-from recipes.store import SCRATCH, Store, write_text
-from training.cells import Cell, base_cell, rows_of, stage_cell
+from recipes.store import FAILED, SCRATCH, Store, write_json, write_text
+from training.cells import Cell, base_cell, lora_of, rows_of, settings_of, stage_cell
 from training.data import Row
 from training.export import trl_settings
 
-# The lab's defaults where a recipe is silent: a small model in float32, every step logged.
-TRAINER = {
-    "per_device_train_batch_size": 16,
-    "learning_rate": 2e-3,
-    "bf16": False,
-    "gradient_checkpointing": False,
-    "logging_steps": 1,
-    "report_to": [],
-    "disable_tqdm": True,
-    "save_strategy": "no",
-    "dataloader_pin_memory": False,
-}
-LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
 CHECKPOINT_SECONDS = 120  # a kill costs at most about this much of a long stage
 
 Make = Callable[..., Any]
@@ -71,17 +58,15 @@ def _train(
     from datasets import Dataset, disable_progress_bars
     from transformers import AutoTokenizer, PrinterCallback, set_seed
 
-    from training.saving import Doses, Resume
+    from training.saving import Diverged, Doses, Resume
 
     assert cell.stage is not None and cell.arm is not None and cell.seed is not None
     disable_progress_bars()
     stage, base = recipe.stages[cell.stage], store.cell(base_cell(recipe).hash)
     rows = rows_of(recipe, cell.arm, cell.seed, stage.kind)
-    settings = {**TRAINER, **stage.trainer, "max_steps": cell.spec["steps"][-1], "seed": cell.seed}
     main_process = PartialState().is_main_process
     if main_process:
-        write_text(folder / "data.jsonl", "".join(json.dumps(as_trl(row)) + "\n" for row in rows))
-        write_text(folder / "trl.yaml", trl_settings(recipe, cell, settings, _lora(stage.lora)))
+        prepare(recipe, cell, folder, rows)
 
     set_seed(cell.seed)  # before the adapter is drawn: arms of one seed share its initial weights
     model = _model(recipe, cell, store, base)
@@ -90,40 +75,83 @@ def _train(
     resume = Resume(doses, CHECKPOINT_SECONDS)
     trainer = make_trainer(
         model=model,
-        settings={**settings, "output_dir": str(scratch)},
+        settings={**settings_of(recipe, cell), "seed": cell.seed, "output_dir": str(scratch)},
         train_dataset=Dataset.from_list([as_trl(row) for row in rows]),
         processing_class=AutoTokenizer.from_pretrained(base),
         callbacks=[doses, resume, *callbacks],
     )
     trainer.remove_callback(PrinterCallback)  # standard output is the table's
-    trainer.train(resume_from_checkpoint=resume.point())
+    try:
+        trainer.train(resume_from_checkpoint=resume.point())
+    except Diverged as failure:
+        if main_process:
+            write_json(folder / FAILED, {"step": failure.step, "what": failure.what})
     if main_process:
         doses.move_to(folder)
 
 
-def _lora(lora: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    return None if lora is None else {**LORA, **lora}
+def prepare(recipe: Recipe, cell: Cell, folder: Path, rows: Sequence[Row]) -> None:
+    """Write what the stage is trained on and with: ``data.jsonl`` and ``trl.yaml``."""
+    assert cell.stage is not None
+    write_text(folder / "data.jsonl", "".join(json.dumps(as_trl(row)) + "\n" for row in rows))
+    settings = {**settings_of(recipe, cell), "seed": cell.seed}
+    write_text(folder / "trl.yaml", trl_settings(recipe, cell, settings, lora_of(recipe.stages[cell.stage])))
+
+
+def start_of(recipe: Recipe, cell: Cell, store: Store) -> Path:
+    """The folder that the stage starts from: the base, or the last dose of the stage before."""
+    parent = store.cell(cell.spec["parent"])
+    return parent / f"dose-{recipe.stages[cell.stage - 1].doses[-1]}" if cell.stage else parent
 
 
 def _model(recipe: Recipe, cell: Cell, store: Store, base: Path) -> Any:
     """The model to train: a new adapter on the base, the parent's last adapter, or full weights."""
-    from peft import LoraConfig, PeftModel, get_peft_model
+    from peft import PeftModel
     from transformers import AutoModelForCausalLM
 
     assert cell.stage is not None
-    lora = _lora(recipe.stages[cell.stage].lora)
-    parent = store.cell(cell.spec["parent"])
-    start = parent if cell.stage == 0 else parent / f"dose-{recipe.stages[cell.stage - 1].doses[-1]}"
+    start = start_of(recipe, cell, store)
+    lora = lora_of(recipe.stages[cell.stage])
     if lora is None:
         return AutoModelForCausalLM.from_pretrained(start, dtype="float32")
     model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
     if cell.stage == 0:
-        adapted = get_peft_model(model, LoraConfig(**lora))
-        # Relative to the cell, as in trl.yaml: a cell's bytes must not depend on where the store lies.
-        adapted.peft_config["default"].base_model_name_or_path = f"../{base.name}"
-        return adapted
+        return _adapted(model, lora, base)
     # TRL copies the adapter it is given as the frozen reference, so DPO is held to the SFT model, not to the base.
     return PeftModel.from_pretrained(model, start, is_trainable=True)
+
+
+def _adapted(model: Any, lora: dict[str, Any], base: Path) -> Any:
+    from peft import LoraConfig, get_peft_model
+
+    adapted = get_peft_model(model, LoraConfig(**lora))
+    # Relative to the cell, as in trl.yaml: a cell's bytes must not depend on where the store lies.
+    adapted.peft_config["default"].base_model_name_or_path = f"../{base.name}"
+    return adapted
+
+
+def new_adapter(recipe: Recipe, cell: Cell, model: Any, base: Path) -> tuple[str, dict[str, Any]]:
+    """A run's initial adapter as `train_stage` would draw it: PEFT's config as text, and its state dict.
+
+    `model` is the base in memory; it is given back as it was.
+    """
+    from tempfile import TemporaryDirectory
+
+    from safetensors.torch import load_file
+    from transformers import set_seed
+
+    from recipes.adapters import CONFIG, WEIGHTS
+
+    assert cell.stage is not None
+    lora = lora_of(recipe.stages[cell.stage])
+    assert lora is not None and cell.seed is not None
+    set_seed(cell.seed)
+    adapted = _adapted(model, lora, base)
+    with TemporaryDirectory() as scratch:
+        adapted.save_pretrained(scratch, save_embedding_layers=False)
+        found = (Path(scratch) / CONFIG).read_text(encoding="utf-8"), load_file(Path(scratch) / WEIGHTS)
+    adapted.unload()
+    return found
 
 
 def as_trl(row: Row) -> dict[str, str]:
@@ -158,7 +186,7 @@ def main(kind: str, make_trainer: Make, argv: Sequence[str] | None = None) -> in
 def run_one(kind: str, make_trainer: Make, recipe: Recipe, arm: str, seed: int, store: Store) -> None:
     """Make one stage of one run; InputError when the recipe lacks it or the stage before it is missing."""
     from training.base import make_base
-    from training.tracking import cell_callbacks
+    from training.mirror import callbacks
 
     index = next((i for i, stage in enumerate(recipe.stages) if stage.kind == kind), None)
     if index is None:
@@ -170,5 +198,5 @@ def run_one(kind: str, make_trainer: Make, recipe: Recipe, arm: str, seed: int, 
     if index and not store.has(cell.spec["parent"]):
         raise InputError(f"{kind} of {arm}, seed {seed} goes on from {recipe.stages[index - 1].kind}: train that first")
     started = time.monotonic()
-    train_stage(recipe, cell, store, make_trainer, cell_callbacks(recipe, cell, store.root))
+    train_stage(recipe, cell, store, make_trainer, callbacks(recipe, cell, store.root))
     print(f"{cell.label}: {store.cell(cell.hash)} ({time.monotonic() - started:.1f} s)", file=sys.stderr)

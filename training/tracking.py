@@ -79,13 +79,34 @@ def finish(run: Any) -> None:
         guarded("closing a run", run.finish)
 
 
-def cell_callbacks(recipe: Recipe, cell: Cell, folder: Path) -> list[Any]:
-    """Trainer callbacks that mirror one stage of one run while it trains."""
-    if mode() == "disabled":
-        return []
-    from training.mirror import Mirror
+class CellMirror:
+    """The W&B run of one stage of one run while it trains; its id is the cell's hash."""
 
-    return [Mirror(recipe, cell, folder)]
+    def __init__(self, recipe: Recipe, cell: Cell, folder: Path) -> None:
+        self.recipe, self.cell, self.folder = recipe, cell, folder
+        self._run: Any = None
+
+    def begin(self) -> None:
+        """Open the run."""
+        cell = self.cell
+        self._run = start(
+            self.recipe,
+            id=cell.hash[:32],
+            name=f"{cell.arm} seed {cell.seed} {cell.spec['kind']}",
+            job_type=cell.spec["kind"],
+            folder=self.folder,
+            config={"arm": cell.arm, "seed": cell.seed, **cell.spec},
+        )
+
+    def log(self, metrics: Mapping[str, float], step: int) -> None:
+        """Log one step."""
+        if self._run is not None:
+            guarded("logging", lambda: self._run.log(dict(metrics), step=step))
+
+    def end(self) -> None:
+        """Close the run."""
+        finish(self._run)
+        self._run = None
 
 
 def log_strength(recipe: Recipe, cells: Iterable[tuple[Cell, Sequence[tuple[int, float]]]], folder: Path) -> None:

@@ -1,0 +1,164 @@
+"""Making what is missing: the base, then the stages of all runs, in groups of runs that are trained together."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from parity import workers
+from parity.plan import Plan
+from parity.progress import Progress, say
+from recipes.adapters import Unstackable
+from recipes.checks import ACCELERATE
+from recipes.schema import Recipe
+from recipes.store import Store
+from training.cells import Cell
+from training.supported import backend_of
+
+GROUP = 16  # runs trained together; fixed, so that what a killed run left is grouped as it would have been
+Tick = Callable[[int], None]  # optimiser steps that were made
+
+
+@dataclass(frozen=True)
+class Making:
+    """How stages are made; picklable, so that a process of its own can make some."""
+
+    recipe: Recipe
+    root: Path
+    recipe_file: Path
+    overrides: tuple[str, ...] = ()
+
+
+def train(plan: Plan, cells: Sequence[Cell], recipe_file: Path, overrides: Sequence[str] = ()) -> None:
+    """Make the cells that are missing: a base, or stages in their order.  What follows a failed stage is left out."""
+    wanted = [cell for cell in cells if not plan.store.has(cell.hash)]
+    if not wanted:
+        return
+    quiet()
+    workers.settle(plan.recipe)
+    world = plan.recipe.base.world
+    if wanted[0].stage is None:
+        with Progress("base", world.steps if world else 1) as progress:
+            make_inline(plan.recipe, wanted[0], plan.store, progress.advance)
+        return
+    making = Making(plan.recipe, plan.store.root.absolute(), recipe_file.absolute(), tuple(overrides))
+    groups = list(_groups(plan, cells))
+    many = workers.workers_for(plan.recipe, len(groups), fewest=2)
+    # Cells differ in cost: progress counts optimiser steps.
+    with Progress("training", sum(cell.spec["steps"][-1] for group in groups for cell in group)) as progress:
+        if many > 1:
+            for group in workers.spread(workers.train_runs, groups, many, making, tick=progress.advance):
+                progress.note(group[-1].label)
+        else:
+            for group in groups:
+                make_group(making, group, progress.advance, progress.note)
+
+
+def _groups(plan: Plan, cells: Sequence[Cell]) -> Iterator[tuple[Cell, ...]]:
+    """All stages of up to GROUP runs at a time, where one is missing; so what is finished first makes whole pairs.
+
+    A world's groups are those of the whole plan, whatever stands already: a run's last bits depend on the others of
+    its group, and a cell that is made again shall be the one that it was.  Elsewhere that would cost too much.
+    """
+    runs: dict[tuple[str | None, int | None], list[Cell]] = {}
+    for cell in cells:
+        runs.setdefault((cell.arm, cell.seed), []).append(cell)
+    each = list(runs.values())
+    if plan.recipe.base.world is None:
+        each = [run for run in each if not all(plan.store.has(cell.hash) for cell in run)]
+    for start in range(0, len(each), GROUP):
+        group = tuple(cell for run in each[start : start + GROUP] for cell in run)
+        if not all(plan.store.has(cell.hash) for cell in group):
+            yield group
+
+
+def make_group(making: Making, cells: Sequence[Cell], tick: Tick, note: Callable[[str], None] = lambda _: None) -> None:
+    """Make the stages of some runs, stage by stage, each by the backend that can."""
+    recipe, store = making.recipe, Store(making.root)
+    bench = None
+    for index, stage in enumerate(recipe.stages):
+        part = [c for c in cells if c.stage == index and store.alive(c.spec["parent"])]
+        backend, _ = backend_of(recipe, stage)
+        if all(store.has(cell.hash) for cell in part):
+            tick(sum(cell.spec["steps"][-1] for cell in part))
+            continue
+        if backend == "lockstep":
+            from training.groups import Groups, groups_of
+
+            try:
+                bench = bench or Groups(recipe, store)
+                wanted = part if recipe.base.world else [cell for cell in part if not store.has(cell.hash)]
+                for group in groups_of(recipe, wanted, GROUP):
+                    note(f"{len(group)} runs, {stage.kind}")
+                    bench.train(group, tick, follow(recipe, group, store.root))
+                continue
+            except Unstackable as reason:
+                backend = "inline" if recipe.base.world else "process"
+                say(f"{stage.kind}: not in lockstep ({reason}), {backend} instead")
+        for cell in part:
+            note(cell.label)
+            if store.has(cell.hash):
+                tick(cell.spec["steps"][-1])
+            elif backend == "process":
+                _launch(making, cell)
+                tick(cell.spec["steps"][-1])
+            else:
+                make_inline(recipe, cell, store, tick)
+
+
+def follow(recipe: Recipe, cells: Sequence[Cell], root: Path) -> list[Any]:
+    """One W&B mirror per cell; none where the mirror is disabled."""
+    from training.tracking import CellMirror, mode
+
+    return [] if mode() == "disabled" else [CellMirror(recipe, cell, root) for cell in cells]
+
+
+def make_inline(recipe: Recipe, cell: Cell, store: Store, tick: Tick | None = None) -> None:
+    """Make a cell in this process with TRL's trainer, or a base."""
+    from importlib import import_module
+
+    from training.base import make_base
+    from training.mirror import Ticks, callbacks
+    from training.stage import train_stage
+
+    ticks = [Ticks(tick)] if tick else []
+    if cell.stage is None:
+        make_base(recipe, store, ticks)
+        return
+    stage = import_module(f"training.{cell.spec['kind']}")
+    train_stage(recipe, cell, store, stage.make_trainer, [*ticks, *callbacks(recipe, cell, store.root)])
+
+
+def _launch(making: Making, cell: Cell) -> None:
+    """One cell in a process of its own, under accelerate."""
+    name = making.recipe.launch.accelerate
+    shipped = ACCELERATE / f"{name}.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch"]
+    command += ["--config_file", str(shipped if shipped.is_file() else name)]
+    command += ["-m", f"training.{cell.spec['kind']}", "--recipe", str(making.recipe_file), "--arm", str(cell.arm)]
+    command += ["--seed", str(cell.seed), "--out", str(making.root)]
+    for override in making.overrides:
+        command += ["-s", override]
+    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
+    if done.returncode or not Store(making.root).has(cell.hash):
+        last = "\n".join(done.stdout.strip().splitlines()[-15:])
+        raise RuntimeError(f"{cell.label} failed under accelerate (exit {done.returncode}):\n{last}")
+
+
+def quiet() -> None:
+    """Keep the libraries' own bars and hints out of our output, and the network out of our work."""
+    import warnings
+
+    import datasets
+    import transformers
+
+    # Deprecations inside the pinned stack are not the user's to mend.
+    warnings.filterwarnings("ignore", category=FutureWarning, module=r"transformers|trl|peft")
+
+    transformers.utils.logging.set_verbosity_error()
+    transformers.utils.logging.disable_progress_bar()
+    datasets.disable_progress_bars()
