@@ -90,9 +90,12 @@ def post_hoc(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
 
 def write_cells(
     folder: Path, store: Store, base: str, tasks: Sequence[tuple[Task, Scene]], arms: Sequence[str],
-    probes: Sequence[Probe],
+    probes: Sequence[Probe], failed: Sequence[Mapping[str, Any]] = (),
 ) -> None:  # fmt: skip
-    """Write cells.json: for every arm, seed and stage the cell and the files of its measurements."""
+    """Write cells.json: for every arm, seed and stage the cell and the files of its measurements.
+
+    `failed`: the runs that diverged, as ``{"arm", "seed", "stage", "what"}``; they have no task, here and later on.
+    """
     entries = []
     for task, scene in tasks:
         entry: dict[str, Any] = {"arm": task.arm, "seed": task.seed, "stage": task.stage, "cell": task.cell}
@@ -100,17 +103,13 @@ def write_cells(
         if task.sampled:
             entry["samples"] = task.file(store, SAMPLES, 1, scene, arms).name
         entries.append(entry)
-    write_json(folder / CELLS, {"schema": 1, "base": base, "cells": entries})
+    write_json(folder / CELLS, {"schema": 1, "base": base, "cells": entries, "failed": [dict(f) for f in failed]})
 
 
 def read_rows(folder: Path, store: Store) -> tuple[pl.DataFrame, pl.DataFrame]:
     """Measurement rows and samples of an experiment; InputError names a measurement that is missing or damaged."""
-    try:
-        cells = json.loads((folder / CELLS).read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{folder / CELLS}: unreadable; `parity run` writes it again") from error
     rows, samples = [], []
-    for entry in cells["cells"]:
+    for entry in _read_cells(folder)["cells"]:
         where = store.cell(entry["cell"]) / "measurements"
         rows += [where / name for name in entry["measurements"].values()]
         samples += [where / entry["samples"]] if "samples" in entry else []
@@ -118,6 +117,13 @@ def read_rows(folder: Path, store: Store) -> tuple[pl.DataFrame, pl.DataFrame]:
         if not whole(path):
             raise InputError(f"{path}: missing or damaged; `parity run` measures it again")
     return load(rows), load(samples)
+
+
+def _read_cells(folder: Path) -> dict[str, Any]:
+    try:
+        return json.loads((folder / CELLS).read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{folder / CELLS}: unreadable; `parity run` writes it again") from error
 
 
 def sensitivity(recipe: Recipe) -> dict[str, bool | None]:
@@ -158,6 +164,7 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
         "arms": list(recipe.arms),
         "seeds": list(range(recipe.seeds)),
         "plant": recipe.plant.model_dump(mode="json", exclude_none=True) if recipe.plant else None,
+        "failed": _read_cells(folder).get("failed", []),  # the judge finds no rows of theirs and drops the seed
         "post_hoc": post_hoc(lock, lock_of(recipe, scenes, probes, lock.get("matching", []))),
         **judged,
     }

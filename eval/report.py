@@ -279,6 +279,7 @@ def _facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _warnings(verdict: Mapping[str, Any]) -> Iterable[str]:
     if verdict.get("plant"):
         yield f"An asymmetry was planted on purpose ({_given(verdict['plant'])}): this is a positive control."
+    yield from table.failures(verdict)
     if verdict.get("post_hoc"):
         yield "Judged post hoc: something was changed after the lock. The differences are listed under Settings."
     if verdict.get("losses"):

@@ -132,6 +132,15 @@ def margin(row: Mapping[str, Any]) -> str:
     return text if text == DASH else f"±{text}"
 
 
+def failures(verdict: Mapping[str, Any]) -> list[str]:
+    """The runs that failed, e.g. ``control-07 seed 3 failed in sft: loss is not a finite number (step 7)``."""
+    return [
+        f"{visible(one['arm'])} seed {one['seed']} failed in {one['stage']}: {visible(one['what'])}; "
+        f"pairs with {visible(one['arm'])} are judged without this seed"
+        for one in verdict.get("failed") or []
+    ]
+
+
 def sentence(verdict: dict) -> str:
     """The experiment's verdict in a sentence, with the numbers it rests on."""
     reading = READING[recipe_match(verdict)]
@@ -165,7 +174,7 @@ def sentence(verdict: dict) -> str:
             f"{reading}, no primary contrast is shown broken, and {len(open_)} of {len(primary)} are not shown "
             f"symmetric ({'; '.join(told)}{rest})"
         )
-    return f"{word.capitalize()}: {body}."
+    return ". ".join([f"{word.capitalize()}: {body}", *failures(verdict)]) + "."
 
 
 def _names(primary: Iterable[tuple[Line, str, Any]]) -> list[str]:

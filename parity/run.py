@@ -42,8 +42,11 @@ def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[st
             plan.matching.extend(_match_by_tokenizer(plan))
             _lock(plan, probes)
         train(plan, list(plan.cells), recipe_file, overrides)
-        measured = [(task, plan.scene(task)) for task in plan.tasks]
-        write_cells(plan.folder, plan.store, plan.base.hash, measured, plan.recipe.arms, probes)
+        measured = [(task, plan.scene(task)) for task in measurable(plan)]
+        failed = failures(plan)
+        for one in failed:
+            say(f"{one['arm']} seed {one['seed']} failed in {one['stage']}: {one['what']}")
+        write_cells(plan.folder, plan.store, plan.base.hash, measured, plan.recipe.arms, probes, failed)
         measure(plan, probes)
         say("judging")
         verdict = judge_experiment(plan.folder, plan.store)
@@ -81,11 +84,27 @@ def _match_by_tokenizer(plan: Plan) -> list[dict[str, Any]]:
     return match(plan, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
+def failures(plan: Plan) -> list[dict[str, Any]]:
+    """The runs that diverged, each at the stage where it did."""
+    found = []
+    for cell in plan.cells:
+        failure = plan.store.failure(cell.hash)
+        if failure is not None:
+            what = f"{failure['what']} at step {failure['step']}"
+            found.append({"arm": cell.arm, "seed": cell.seed, "stage": cell.spec["kind"], "what": what})
+    return found
+
+
+def measurable(plan: Plan) -> list[Task]:
+    """The tasks whose cells stand and have all their doses."""
+    return [task for task in plan.tasks if plan.store.alive(task.cell)]
+
+
 def measure(plan: Plan, probes: Sequence[Probe]) -> None:
     """Measure what is not measured yet, all cells on one copy of the base."""
     arms = plan.recipe.arms
     work: list[tuple[Task, list[Probe]]] = []
-    for task in plan.tasks:
+    for task in measurable(plan):
         lacking = missing(task, plan.store, plan.scene(task), arms, probes)
         unsampled = task.sampled and not whole(task.file(plan.store, SAMPLES, 1, plan.scene(task), arms))
         if lacking or unsampled:
@@ -129,6 +148,8 @@ def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> Non
     tracking.log_strength(plan.recipe, by_cell, plan.store.root)
     files = [plan.folder / name for name in (VERDICT, REPORT, CELLS)]
     for cell in (plan.base, *plan.cells):
+        if not plan.store.alive(cell.hash):
+            continue
         files += sorted((plan.store.cell(cell.hash) / MEASUREMENTS).glob("*.parquet"))
         if cell.stage is not None:
             files.append(plan.store.cell(cell.hash) / f"dose-{cell.spec['doses'][-1]}" / "adapter_model.safetensors")

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field, replace
+from itertools import islice
 from typing import Any
 
 import torch
@@ -76,8 +77,10 @@ class Lockstep:
         )  # fmt: skip
         size, accumulation = given.per_device_train_batch_size, given.gradient_accumulation_steps
         self.per_epoch = [steps_per_epoch(len(e), size, accumulation) for e in self.examples]
-        self._drawn = [
-            batches(len(e), size, accumulation, seed) for e, seed in zip(self.examples, self.seeds, strict=True)
+        # By run, then by step: micro-batches of row indices.
+        self.drawn = [
+            list(islice(batches(len(e), size, accumulation, seed), self.steps))
+            for e, seed in zip(self.examples, self.seeds, strict=True)
         ]
         self.reference: list[torch.Tensor] | None = None  # by run [rows, 2]; filled at the first step of DPO
 
@@ -90,10 +93,8 @@ class Lockstep:
         return len(self.examples[0][0].answers) > 1
 
     def resume_at(self, step: int, failures: dict[int, Failure]) -> None:
-        """Stand after `step` steps: batches drawn and learning rate; parameters and moments are restored elsewhere."""
+        """Stand after `step` steps, with their learning rate; parameters and moments are restored elsewhere."""
         self.step, self.failures = step, failures
-        for drawn in self._drawn * step:
-            next(drawn)
         self.scheduler.load_state_dict({**self.scheduler.state_dict(), "last_epoch": step, "_step_count": step + 1})
         for group, base, factor in zip(
             self.optimizer.param_groups, self.scheduler.base_lrs, self.scheduler.lr_lambdas, strict=True
@@ -108,7 +109,7 @@ class Lockstep:
     def advance(self) -> list[dict[str, float]]:
         """One optimiser step of every run; metrics by run, under TRL's names.  Failed runs stand still."""
         self.compute_reference()
-        drawn = [next(d) for d in self._drawn]
+        drawn = [steps[self.step] for steps in self.drawn]
         found = self._within_memory(lambda part: self._backward(drawn, part))
         norms = self._clip()
         rate = self.optimizer.param_groups[0]["lr"]
@@ -217,9 +218,13 @@ class Lockstep:
         return sums, right[0] / right[1]
 
     def _reference(self) -> list[torch.Tensor]:
-        """Log-probabilities [rows, 2] of every run's rows before its first step, equal rows computed once."""
+        """Log-probabilities [rows, 2] of every run's rows before its first step, 0 for those that are never drawn.
+
+        Equal rows are computed once.
+        """
         size = self.settings.per_device_train_batch_size
-        distinct = [list(dict.fromkeys(examples)) for examples in self.examples]
+        used = [sorted({i for step in steps for micro in step for i in micro}) for steps in self.drawn]
+        distinct = [list(dict.fromkeys(e[i] for i in rows)) for e, rows in zip(self.examples, used, strict=True)]
         found: list[list[torch.Tensor]] = [[] for _ in self.examples]
         for start in range(0, max(map(len, distinct)), size):
 
@@ -234,9 +239,10 @@ class Lockstep:
 
             self._within_memory(compute)
         reference = []
-        for examples, unique, values in zip(self.examples, distinct, found, strict=True):
+        for examples, rows, unique, values in zip(self.examples, used, distinct, found, strict=True):
             place = {example: i for i, example in enumerate(unique)}
-            reference.append(torch.cat(values)[[place[example] for example in examples]])
+            reference.append(torch.zeros(len(examples), 2, device=self.device))
+            reference[-1][rows] = torch.cat(values)[[place[examples[i]] for i in rows]]
         return reference
 
     def _clip(self) -> torch.Tensor:

@@ -1,5 +1,6 @@
 """Golden paths through the real command on the micro recipe: run, resume, repair, refuse."""
 
+import hashlib
 import json
 import os
 import random
@@ -117,6 +118,37 @@ def test_kills_at_random_moments_and_a_resume_give_the_same_bytes(done, tmp_path
     finished = parity("run", recipe, "--out", tmp_path / "out")
     assert finished.returncode == 0, finished.stderr
     assert (experiment(tmp_path) / "verdict.json").read_bytes() == (experiment(done[0]) / "verdict.json").read_bytes()
+
+
+def test_a_run_that_diverges_is_named_and_its_seed_dropped_from_the_pair(done, tmp_path):
+    """The adapter that one DPO run starts from is made useless: everything else goes on."""
+    from safetensors.numpy import load_file, save_file
+
+    folder = copy(done[0], tmp_path)
+    store = folder / "out" / "cells"
+    cells = json.loads((experiment(folder) / "cells.json").read_text())["cells"]
+    by_stage = {e["stage"]: e["cell"] for e in cells if (e["arm"], e["seed"]) == ("kennedy", 1)}
+    shutil.rmtree(store / by_stage["dpo"])
+    broken = store / by_stage["sft"] / "dose-4" / "adapter_model.safetensors"
+    weights = load_file(broken)
+    next(iter(weights.values()))[0, 0] = float("nan")
+    save_file(weights, broken, metadata={"format": "pt"})
+    manifest = store / by_stage["sft"] / "manifest.json"  # as if that were what training had left
+    told = json.loads(manifest.read_text())
+    told["files"]["dose-4/adapter_model.safetensors"] = hashlib.sha256(broken.read_bytes()).hexdigest()
+    manifest.write_text(json.dumps(told))
+    finished = parity("run", folder / "micro.yaml", "--out", folder / "out")
+    assert finished.returncode == 0, finished.stderr
+    verdict = json.loads((experiment(folder) / "verdict.json").read_text())
+    (failed,) = verdict["failed"]
+    assert (failed["arm"], failed["seed"], failed["stage"]) == ("kennedy", 1, "dpo")
+    assert "kennedy seed 1 failed in dpo" in " ".join(finished.stdout.split())
+    assert "kennedy seed 1 failed in dpo" in (experiment(folder) / "report.html").read_text()
+    before = json.loads((experiment(done[0]) / "verdict.json").read_text())
+    assert before["failed"] == []
+    for old, new in zip(before["rows"], verdict["rows"], strict=True):
+        if old["match"] == "dose" and old["n_seeds"] == 2:
+            assert new["n_seeds"] == (1 if new["stage"] == "dpo" else 2), new
 
 
 def test_a_second_run_on_the_experiment_is_refused(done):
