@@ -22,6 +22,11 @@ class Example:
     prompt: tuple[int, ...]
     answers: tuple[tuple[int, ...], ...]
 
+    @property
+    def supervised(self) -> int:
+        """Tokens that are scored: all of the answers, but the very first one where there is no prompt."""
+        return sum(map(len, self.answers)) - (0 if self.prompt else len(self.answers))
+
 
 def encode(
     rows: Sequence[Row], tokenizer: Any, max_length: int | None, known: dict[str, tuple[int, ...]]

@@ -20,7 +20,7 @@ class Batch:
     """Inputs [K * B, N] and, for each of the T supervised tokens, its place in them, its id and its answer.
 
     `mask` is additive, [K * B, 1, N, N], or None where plain causal attention is meant.  `answers` counts the answers
-    of a row; the answer of row i is numbered i * answers and on.  `tokens` [K]: supervised tokens by run.
+    of a row; those of row i are numbered from i * answers on.
     """
 
     input_ids: torch.Tensor
@@ -31,7 +31,7 @@ class Batch:
     owners: torch.Tensor
     rows: int  # B
     answers: int
-    tokens: torch.Tensor
+    runs: int  # K
 
 
 def lay_out(runs: Sequence[Sequence[Example]], dtype: torch.dtype, device: torch.device) -> Batch:
@@ -40,7 +40,7 @@ def lay_out(runs: Sequence[Sequence[Example]], dtype: torch.dtype, device: torch
     The last token of an answer is scored and never fed.
     """
     rows = max(map(len, runs))
-    answers = len(runs[0][0].answers)
+    answers = len(next(example for run in runs for example in run).answers)
     width = max(len(e.prompt) + sum(len(a) - 1 for a in e.answers) for run in runs for e in run)
     ids = np.zeros((len(runs) * rows, width), dtype=np.int64)
     positions = np.zeros_like(ids)
@@ -49,7 +49,6 @@ def lay_out(runs: Sequence[Sequence[Example]], dtype: torch.dtype, device: torch
     places: list[np.ndarray] = []
     targets: list[int] = []
     owners: list[np.ndarray] = []
-    tokens = np.zeros(len(runs), dtype=np.int64)
     for k, run in enumerate(runs):
         for i, example in enumerate(run, k * rows):
             at = start = len(example.prompt)
@@ -68,7 +67,6 @@ def lay_out(runs: Sequence[Sequence[Example]], dtype: torch.dtype, device: torch
                 places.append(i * width + where[skip:])
                 targets += answer[skip:]
                 owners.append(np.full(len(answer) - skip, i * answers + j))
-                tokens[k] += len(answer) - skip
                 at += fed
     mask = None
     if answers > 1:
@@ -83,5 +81,5 @@ def lay_out(runs: Sequence[Sequence[Example]], dtype: torch.dtype, device: torch
 
     return Batch(
         moved(ids), moved(positions), mask, moved(np.concatenate(places)), torch.tensor(targets, device=device),
-        moved(np.concatenate(owners)), rows, answers, moved(tokens),
+        moved(np.concatenate(owners)), rows, answers, len(runs),
     )  # fmt: skip

@@ -149,37 +149,44 @@ class Lockstep:
         return {name: torch.cat([part[name] for part in parts]) for name in parts[0]}
 
     def _backward(self, drawn: Sequence[list[list[int]]], part: slice) -> losses.Metrics:
-        """Loss and gradients of the runs in `part`; gradients are written over what was there."""
+        """Loss and gradients of the runs in `part`, a micro-batch after the other, written over what was there."""
         leaves = self._part(part, grad=True)
-        indices = [[i for micro in drawn[k] for i in micro] for k in range(part.start, part.stop)]
-        batch = self._lay_out(indices, part)
+        of = range(part.start, part.stop)
+        supervised = [sum(self.examples[k][i].supervised for micro in drawn[k] for i in micro) for k in of]
+        share = torch.tensor([1 / len(drawn[k]) for k in of], device=self.device)
+        total: losses.Metrics = {}
         fused = None if self.settings.bf16 else grouped
         with leaves.on(self.model, fused=fused):  # until after the backward pass, which may compute anew
-            with self._autocast():
-                logprobs, right = self._logprobs(batch)
-            if self.preferences:
-                loss, metrics = self._preference_loss(logprobs, [drawn[k] for k in range(part.start, part.stop)], part)
-            else:
-                loss, metrics = losses.sft(logprobs, batch.tokens)
-            loss.sum().backward()
+            for number in range(max(len(drawn[k]) for k in of)):
+                micro = [drawn[k][number] if number < len(drawn[k]) else [] for k in of]
+                batch = self._lay_out(micro, part)
+                with self._autocast():
+                    logprobs, right = self._logprobs(batch)
+                if self.preferences:
+                    loss, found = self._preference_loss(logprobs, micro, part, share)
+                else:
+                    loss, found = losses.sft(logprobs, torch.tensor(supervised, device=self.device))
+                loss.sum().backward()
+                found |= {"loss": loss.detach(), "mean_token_accuracy": right * share}
+                total = {name: total[name] + value if total else value for name, value in found.items()}
         for gradient, leaf in zip(self.gradients, [*leaves.a.values(), *leaves.b.values()], strict=True):
             gradient[part] = 0 if leaf.grad is None else leaf.grad
-        return {"loss": loss.detach(), "mean_token_accuracy": right, **metrics}
+        return total
 
     def _preference_loss(
-        self, logprobs: torch.Tensor, drawn: Sequence[list[list[int]]], part: slice
+        self, logprobs: torch.Tensor, micro: Sequence[list[int]], part: slice, share: torch.Tensor
     ) -> tuple[torch.Tensor, losses.Metrics]:
-        """Loss and metrics [k] from log-probabilities [k, B, 2] of the runs in `part` and their micro-batches."""
+        """Loss and metrics [k] from log-probabilities [k, B, 2] of a micro-batch of each run in `part`.
+
+        The trainer averages over each micro-batch and then over those of the step, of which each has its `share` [k].
+        """
         assert self.reference is not None
         reference = torch.zeros_like(logprobs)
-        weights = torch.zeros(logprobs.shape[:2])
-        for k, micro in enumerate(drawn):
-            rows = [i for batch in micro for i in batch]
+        weights = torch.zeros_like(logprobs[..., 0])
+        for k, rows in enumerate(micro):
             reference[k, : len(rows)] = self.reference[part.start + k][rows]
-            # The trainer averages over each micro-batch and then over those of the step.
-            shares = [torch.full((len(batch),), 1 / (len(batch) * len(micro))) for batch in micro]
-            weights[k, : len(rows)] = torch.cat(shares)
-        return losses.dpo(logprobs, reference, weights.to(self.device), self.settings.beta)
+            weights[k, : len(rows)] = share[k] / max(1, len(rows))
+        return losses.dpo(logprobs, reference, weights, self.settings.beta)
 
     def _part(self, part: slice, grad: bool) -> Adapters:
         """The adapters of `part`, sharing their memory with the whole but not its graph."""
@@ -206,7 +213,7 @@ class Lockstep:
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)
         each: torch.Tensor = TokenLogprobs.apply(logits, batch.targets)  # type: ignore[no-untyped-call]
-        k = len(batch.tokens)
+        k = batch.runs
         n = k * batch.rows * batch.answers
         sums = torch.zeros(n, device=self.device).index_add(0, batch.owners, each).view(k, batch.rows, batch.answers)
         best = logits.detach().amax(-1) == logits.detach().gather(1, batch.targets[:, None])[:, 0]
@@ -215,7 +222,7 @@ class Lockstep:
         right = torch.zeros(2, k, device=self.device)
         right[0].index_add_(0, run, (best & first).float())
         right[1].index_add_(0, run, first.float())
-        return sums, right[0] / right[1]
+        return sums, right[0] / right[1].clamp(min=1)
 
     def _reference(self) -> list[torch.Tensor]:
         """Log-probabilities [rows, 2] of every run's rows before its first step, 0 for those that are never drawn.

@@ -12,7 +12,7 @@ def sft(logprobs: torch.Tensor, tokens: torch.Tensor) -> tuple[torch.Tensor, Met
     """Mean negative log-probability (nats) of the supervised tokens: loss [K].
 
     `logprobs`: [K, B, 1], summed over each answer's tokens, 0 for rows that fill up; `tokens`: [K], supervised tokens
-    of each run's batch.
+    of each run's whole step.
     """
     return -logprobs.sum((1, 2)) / tokens, {}
 

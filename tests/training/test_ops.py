@@ -125,7 +125,7 @@ def test_what_is_scored_is_what_was_laid_out(rows, pairs):
                 whole = [*example.prompt, *answer]
                 start = len(example.prompt)
                 assert found.pop(owner) == [(whole[:n], whole[n]) for n in range(start, len(whole))]
-        assert batch.tokens[k] == sum(len(answer) for example in run for answer in example.answers)
+            assert example.supervised == sum(map(len, example.answers))
     assert not found
 
 
