@@ -19,7 +19,9 @@ from recipes.store import Store
 from training.cells import Cell
 from training.supported import backend_of
 
-GROUP = 16  # runs trained together; fixed, so that what a killed run left is grouped as it would have been
+# Runs trained together: enough to share what they can (16 are no faster), few enough to keep all cores busy; fixed, so
+# that what a killed run left is grouped as it would have been.
+GROUP = 8
 Tick = Callable[[int], None]  # optimiser steps that were made
 
 
