@@ -1,4 +1,4 @@
-"""Measuring cells and reading their measurements back: files in, files out, one model load for a whole base.
+"""What is to be measured on cells, and where its rows lie: tasks, the groups they are measured in, and their files.
 
 ``measurements/<probe>@<version>-<context>.parquet`` beside a cell, each with its SHA-256 next to it, where the
 context is the hash of what was asked (scene, personas, arm).  A file that is missing or damaged is measured again;
@@ -7,7 +7,7 @@ a new probe measures itself alone.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,8 +20,11 @@ from recipes.store import MEASUREMENTS, Store, sha256, write_bytes, write_text
 if TYPE_CHECKING:
     import polars as pl
 
+    from eval.measure import Suite, Value
+
 ENGINE_VERSION = 2  # raised when the engine changes what a request yields
 PROMPTED = "prompted/"  # arm of the base model with a persona's preface in front
+TOGETHER = 32  # models measured together: what of their adapters is in memory, and what a kill costs at most
 SAMPLES = "samples"  # kept beside the probes' rows in the same way
 COLUMNS = [
     "cell", "arm", "seed", "stage", "dose", "probe", "version", "measure", "item", "persona", "role", "slot", "value",
@@ -44,13 +47,71 @@ class Task:
 
     def file(self, store: Store, name: str, version: int, scene: Scene, arms: Sequence[str]) -> Path:
         """Where this task's rows of one probe lie."""
-        context = digest([ENGINE_VERSION, asdict(scene), self.arm, self.stage, list(self.doses), sorted(arms)])
-        return store.cell(self.cell) / MEASUREMENTS / f"{name}@{version}-{context[:16]}.parquet"
+        key = (id(scene), self.arm, self.stage, self.doses, tuple(sorted(arms)))
+        if key not in _contexts:
+            context = digest([ENGINE_VERSION, asdict(scene), self.arm, self.stage, list(self.doses), sorted(arms)])
+            _contexts[key] = (scene, context)
+        return store.cell(self.cell) / MEASUREMENTS / f"{name}@{version}-{_contexts[key][1][:16]}.parquet"
 
 
-def missing(task: Task, store: Store, scene: Scene, arms: Sequence[str], probes: Sequence[Probe]) -> list[Probe]:
-    """Probes whose rows of this task are not there or not whole."""
-    return [p for p in probes if not whole(task.file(store, p.name, p.version, scene, arms))]
+# A scene is hashed once per task, not once per file.  It is kept, so that its id stays its own.
+_contexts: dict[tuple[Any, ...], tuple[Scene, str]] = {}
+Model = tuple[Task, int]  # and a dose
+
+
+@dataclass(frozen=True)
+class Group:
+    """Tasks that are measured together since they are asked the same, and the files that are wanted of them.
+
+    `lacking`: files by task and probe's name (or SAMPLES).  A group is whole however little of it is lacking: what
+    is computed together moves the last bits of a number, and what was cut off must not.
+    """
+
+    scene: Scene
+    tasks: tuple[Task, ...]
+    lacking: Mapping[tuple[Task, str], Path]
+
+    @property
+    def models(self) -> list[Model]:
+        """Every dose of every task."""
+        return [(task, dose) for task in self.tasks for dose in task.doses]
+
+    @property
+    def probes(self) -> list[str]:
+        """Names of the probes that are lacking anywhere, in order."""
+        return sorted({name for _, name in self.lacking} - {SAMPLES})
+
+    @property
+    def cost(self) -> int:
+        """Doses times probes: what `Measurer.measure` counts."""
+        return len(self.models) * len(self.probes)
+
+
+def groups_of(
+    tasks: Sequence[tuple[Task, Scene]], store: Store, arms: Sequence[str], probes: Sequence[Probe]
+) -> list[Group]:
+    """Groups of at most TOGETHER models (or of one task) in which a file is lacking; each scene is one seed's.
+
+    How tasks are grouped depends on which tasks there are, not on what is lacking.
+    """
+    scenes: dict[tuple[int, str | None], list[list[tuple[Task, Scene]]]] = {}
+    for task, scene in tasks:
+        parts = scenes.setdefault((scene.seed, scene.prompted), [[]])
+        if parts[-1] and sum(len(t.doses) for t, _ in parts[-1]) + len(task.doses) > TOGETHER:
+            parts.append([])
+        parts[-1].append((task, scene))
+    found = []
+    for part in (part for parts in scenes.values() for part in parts):
+        scene = part[0][1]
+        places = {
+            (task, name): task.file(store, name, version, scene, arms)
+            for task, _ in part
+            for name, version in [*((p.name, p.version) for p in probes), *([(SAMPLES, 1)] if task.sampled else [])]
+        }
+        lacking = {key: path for key, path in places.items() if not whole(path)}
+        if lacking:
+            found.append(Group(scene, tuple(task for task, _ in part), lacking))
+    return found
 
 
 def whole(path: Path) -> bool:
@@ -63,79 +124,6 @@ def _checksum(path: Path) -> Path:
     return path.with_suffix(".sha256")
 
 
-class Measurer:
-    """A base model in memory that takes on one adapter after another."""
-
-    def __init__(self, store: Store, base: str) -> None:
-        from transformers import AutoTokenizer
-
-        self.store, self.base = store, base
-        self.tokenizer = AutoTokenizer.from_pretrained(store.cell(base))
-        self._plain: Any = None
-        self._adapted: Any = None
-
-    def measure(self, task: Task, scene: Scene, arms: Sequence[str], probes: Sequence[Probe]) -> Iterator[int]:
-        """Write the rows of `probes`; yields each dose when it is done, and writes after the last."""
-        from eval.measure import Suite, samples
-
-        # A plan per probe: how requests are packed moves the last bits, and a probe's numbers must not depend on
-        # which others were still to be measured when a run was cut off or a probe was added.
-        suites = {probe.name: Suite(scene, [probe], personas=arms) for probe in probes}
-        rows: dict[str, list[dict[str, Any]]] = {name: [] for name in suites}
-        said: list[dict[str, Any]] = []
-        for dose in task.doses:
-            engine = self._engine(task, dose)
-            where = {"cell": task.cell, "arm": task.arm, "seed": task.seed, "stage": task.stage, "dose": dose}
-            for name, suite in suites.items():
-                found = suite.rows(engine, self._base() if suite.of_base else None)
-                rows[name] += [{**where, **row, "role": role(row["persona"], task.arm, arms)} for row in found]
-            if task.sampled and dose == task.doses[-1]:
-                said += [{**where, **row} for row in samples(engine, scene, arms)]
-            yield dose
-        for probe in probes:
-            place = task.file(self.store, probe.name, probe.version, scene, arms)
-            save(_frame(rows[probe.name]).select(COLUMNS), place)
-        if task.sampled:
-            save(_frame(said), task.file(self.store, SAMPLES, 1, scene, arms))
-
-    def _engine(self, task: Task, dose: int) -> Any:
-        from eval.engine import Engine
-
-        if not dose:
-            return self._base()
-        folder = self.store.cell(task.cell) / f"dose-{dose}"
-        return Engine(self._load(folder), self.tokenizer) if task.full else self._with_adapter(folder)
-
-    def _base(self) -> Any:
-        from eval.engine import Engine
-
-        if self._plain is None:
-            self._plain = Engine(self._load(self.store.cell(self.base)), self.tokenizer)
-        return self._plain
-
-    def _load(self, folder: Path) -> Any:
-        import torch
-        from transformers import AutoModelForCausalLM
-
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
-        return model.to(device).eval()
-
-    def _with_adapter(self, folder: Path) -> Any:
-        """The engine of the base with the adapter of `folder`; weights are put in place, the plan stays."""
-        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
-
-        from eval.engine import Engine
-
-        config = (folder / "adapter_config.json").read_text()
-        if self._adapted is None or self._adapted[0] != config:
-            base = self._load(self.store.cell(self.base))
-            self._adapted = (config, Engine(PeftModel.from_pretrained(base, folder).eval(), self.tokenizer))
-        engine = self._adapted[1]
-        set_peft_model_state_dict(engine.model, load_peft_weights(str(folder), device="cpu"))
-        return engine
-
-
 def role(persona: str | None, arm: str, arms: Sequence[str]) -> str | None:
     """What a persona is in an arm: favoured, other (favoured in another arm), bystander; None for the arm itself."""
     if persona is None:
@@ -143,12 +131,30 @@ def role(persona: str | None, arm: str, arms: Sequence[str]) -> str | None:
     return "favoured" if persona == arm.removeprefix(PROMPTED) else "other" if persona in arms else "bystander"
 
 
-def _frame(rows: list[dict[str, Any]]) -> pl.DataFrame:
+def where(task: Task, dose: int) -> dict[str, Any]:
+    """The columns that say which model a row is about."""
+    return {"cell": task.cell, "arm": task.arm, "seed": task.seed, "stage": task.stage, "dose": dose}
+
+
+def table(task: Task, suite: Suite, by_dose: Sequence[Sequence[Value]], arms: Sequence[str]) -> pl.DataFrame:
+    """Rows of one probe at every dose of a task, column by column."""
     import polars as pl
 
-    columns = {"value": pl.Float64, "persona": pl.String, "role": pl.String}  # may be null in every row
-    known = {name: kind for name, kind in columns.items() if rows and name in rows[0]}
-    return pl.DataFrame(rows, schema_overrides=known, infer_schema_length=None)
+    values = [value for of_dose in by_dose for value in of_dose]
+    columns: dict[str, Any] = {key: [value] * len(values) for key, value in where(task, 0).items()}
+    columns["dose"] = [dose for dose in task.doses for _ in suite.fixed]
+    columns |= {key: [fixed[key] for fixed in suite.fixed] * len(task.doses) for key in suite.fixed[0]}
+    columns["role"] = [role(persona, task.arm, arms) for persona in columns["persona"]]
+    columns["value"], columns["n_tokens"], columns["outcome"] = zip(*values, strict=True)
+    kinds = {"seed": pl.Int64, "dose": pl.Int64, "version": pl.Int64, "value": pl.Float64, "n_tokens": pl.Int64}
+    return pl.DataFrame({key: columns[key] for key in COLUMNS}, {key: kinds.get(key, pl.String) for key in COLUMNS})
+
+
+def sample_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows of samples, each with its model's columns."""
+    import polars as pl
+
+    return pl.DataFrame(rows, schema_overrides={"persona": pl.String}, infer_schema_length=None)  # may be all null
 
 
 def save(frame: pl.DataFrame, path: Path) -> None:

@@ -8,6 +8,7 @@ import numpy as np
 import polars as pl
 
 from eval.design import Design, Judged
+from eval.failed import Failed, lost
 from recipes.errors import InputError
 
 BASE = "base"
@@ -49,8 +50,27 @@ def points(design: Design) -> list[tuple[str, int]]:
     return [(BASE, 0)] + [(kind, dose) for kind, doses in design.stages for dose in doses]
 
 
-def admit(rows: pl.DataFrame, design: Design) -> tuple[pl.DataFrame, list[str]]:
-    """The rows that are judged, with `copies` (weight) and finite `value` or null, and what was left out and why."""
+def needed(rows: pl.DataFrame, design: Design) -> pl.DataFrame:
+    """The rows that some pair is made of: its two personas and measures of the arm, in its arms and in the base."""
+    if not {"arm", "persona"} <= set(rows.columns):
+        return rows
+    with_whom: dict[str, set[str]] = {}
+    for a, c in design.pairs:
+        for arm in (a, c, BASE):
+            with_whom.setdefault(arm, set()).update((a, c))
+    asked = [(arm, persona) for arm in sorted(with_whom) for persona in sorted(with_whom[arm])]
+    wanted = pl.DataFrame(asked, schema={"arm": pl.String, "persona": pl.String}, orient="row")
+    of_arm = rows.filter(pl.col("arm").is_in(sorted(with_whom)))
+    own = of_arm.filter(pl.col("persona").is_null())
+    rest = of_arm.with_columns(pl.col("persona").cast(pl.String)).join(wanted, on=["arm", "persona"], how="semi")
+    return pl.concat([own, rest], how="vertical_relaxed")
+
+
+def admit(rows: pl.DataFrame, design: Design, failed: Failed = ()) -> tuple[pl.DataFrame, list[str]]:
+    """The rows that are judged, with `copies` (weight) and finite `value` or null, and what was left out and why.
+
+    What `failed` runs lack is no loss: it is told in their own line.
+    """
     absent = [name for name in NEEDED if name not in rows.columns]
     if absent:
         raise InputError(f"measurement rows lack {', '.join(absent)}")
@@ -76,8 +96,7 @@ def admit(rows: pl.DataFrame, design: Design) -> tuple[pl.DataFrame, list[str]]:
         },
         schema={"probe": pl.String, "measure": pl.String, "judged_version": pl.Int64},
     )
-    arms = sorted({arm for pair in design.pairs for arm in pair} | {BASE})
-    rows = rows.filter(pl.col("arm").is_in(arms)).join(judged, on=["probe", "measure"], how="left")
+    rows = needed(rows, design).join(judged, on=["probe", "measure"], how="left")
     rows = keep(rows, pl.col("judged_version").is_not_null(), "a measure that this design does not judge")
     rows = keep(rows, pl.col("version") == pl.col("judged_version"), "another version of the probe")
     rows = keep(rows.drop("judged_version"), pl.col("seed").is_in(design.seeds), "a seed outside the design")
@@ -96,7 +115,7 @@ def admit(rows: pl.DataFrame, design: Design) -> tuple[pl.DataFrame, list[str]]:
     void = rows.filter(~ok.fill_null(False)).group_by("probe", "measure", outcome.alias("why")).len()
     for probe, measure, why, count in sorted(void.rows()):
         losses.append(f"{probe}.{measure}: {count} rows without a value ({why})")
-    losses += _several_cells(rows) + _absent(rows, design)
+    losses += _several_cells(rows) + _absent(rows, design, failed)
     return rows.with_columns(value=pl.when(ok).then(pl.col("value")).otherwise(None)), losses
 
 
@@ -125,9 +144,10 @@ def _several_cells(rows: pl.DataFrame) -> list[str]:
     ]
 
 
-def _absent(rows: pl.DataFrame, design: Design) -> list[str]:
+def _absent(rows: pl.DataFrame, design: Design, failed: Failed) -> list[str]:
     """Seeds without any row of an arm at a stage."""
     there = set(rows.select("arm", "stage", "seed").unique().rows())
+    there |= {(arm, stage, seed) for arm, seed, stage in lost(failed, [kind for kind, _ in design.stages])}
     arms = sorted({arm for pair in design.pairs for arm in pair})
     said = []
     for arm, stage in [(BASE, BASE)] + [(arm, kind) for kind, _ in design.stages for arm in arms]:

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import json
 import subprocess
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.cells import SAMPLES, Task, load, whole
+from eval.failed import check_whole
 from eval.probe import Probe
 from recipes.errors import InputError
 from recipes.hashing import digest, recipe_hash
 from recipes.reader import plain, read_file
 from recipes.scene import Scene
-from recipes.schema import Recipe
-from recipes.store import Store, write_json, write_text
+from recipes.schema import Recipe, World
+from recipes.store import MEASUREMENTS, Store, write_json, write_text
 
 if TYPE_CHECKING:
     import polars as pl
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 ANALYSIS_VERSION = 1  # raised when the same rows would be judged otherwise
 LOCK, CELLS, VERDICT, REPORT = "recipe.lock.yaml", "cells.json", "verdict.json", "report.html"
 SENSITIVITY = Path(__file__).with_name("sensitivity.json")  # which planted controls have been seen, by base
+SIZE = ("characters", "facts", "likes", "requests", "layers", "width")  # of a world
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "polars", "scipy")
 
 
@@ -106,17 +108,29 @@ def write_cells(
     write_json(folder / CELLS, {"schema": 1, "base": base, "cells": entries, "failed": [dict(f) for f in failed]})
 
 
-def read_rows(folder: Path, store: Store) -> tuple[pl.DataFrame, pl.DataFrame]:
-    """Measurement rows and samples of an experiment; InputError names a measurement that is missing or damaged."""
-    rows, samples = [], []
+def read_rows(folder: Path, store: Store, probes: Collection[str] | None = None) -> Iterator[pl.DataFrame]:
+    """Measurement rows of an experiment (of some probes, by name), an arm at a time, since all are too many for a
+    large cast; InputError names a measurement that is missing or damaged."""
+    by_arm: dict[str, list[Path]] = {}
     for entry in _read_cells(folder)["cells"]:
-        where = store.cell(entry["cell"]) / "measurements"
-        rows += [where / name for name in entry["measurements"].values()]
-        samples += [where / entry["samples"]] if "samples" in entry else []
-    for path in (*rows, *samples):
+        where = store.cell(entry["cell"]) / MEASUREMENTS
+        names = [n for probe, n in entry["measurements"].items() if probes is None or probe in probes]
+        by_arm.setdefault(entry["arm"], []).extend(where / name for name in names)
+    for paths in by_arm.values():
+        yield load(_all_whole(paths))
+
+
+def read_samples(folder: Path, store: Store) -> pl.DataFrame:
+    """What the arms said, for the report; InputError as `read_rows`."""
+    entries = [entry for entry in _read_cells(folder)["cells"] if "samples" in entry]
+    return load(_all_whole([store.cell(e["cell"]) / MEASUREMENTS / e["samples"] for e in entries]))
+
+
+def _all_whole(paths: list[Path]) -> list[Path]:
+    for path in paths:
         if not whole(path):
             raise InputError(f"{path}: missing or damaged; `parity run` measures it again")
-    return load(rows), load(samples)
+    return paths
 
 
 def _read_cells(folder: Path) -> dict[str, Any]:
@@ -127,8 +141,13 @@ def _read_cells(folder: Path) -> dict[str, Any]:
 
 
 def sensitivity(recipe: Recipe) -> dict[str, bool | None]:
-    """Which probes have been shown to see their planted control on this kind of base; what is unknown is absent."""
+    """Which probes have been shown to see their planted control on this kind of base; what is unknown is absent.
+
+    The planted worlds have the default size: of a world of another size nothing has been shown.
+    """
     if not SENSITIVITY.is_file():
+        return {}
+    if recipe.base.world and any(getattr(recipe.base.world, key) != getattr(World(), key) for key in SIZE):
         return {}
     kind = "world" if recipe.base.world else "other"
     return {name: entry["detected"] for name, entry in json.loads(SENSITIVITY.read_text()).get(kind, {}).items()}
@@ -137,6 +156,7 @@ def sensitivity(recipe: Recipe) -> dict[str, bool | None]:
 def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
     """Judge from the rows and write verdict.json and report.html; returns the verdict.  Loads no model."""
     from eval.design import design_of
+    from eval.gather import gather
     from eval.judge import judge
     from eval.probes import select
     from eval.report import render
@@ -146,8 +166,12 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
     recipe = Recipe.model_validate_json(json.dumps(lock["recipe"]))
     probes = select(recipe.probes)
     scenes = [scene_of(recipe, seed) for seed in range(recipe.seeds)]
-    rows, samples = read_rows(folder, store)
-    judged = judge(rows, design_of(recipe, probes, sensitivity(recipe)))
+    cells = _read_cells(folder)
+    failed = cells.get("failed", [])
+    check_whole(cells["cells"], failed, recipe, str(folder / CELLS))
+    design = design_of(recipe, probes, sensitivity(recipe))
+    rows, samples = gather(read_rows(folder, store), design), read_samples(folder, store)
+    judged = judge(rows.rows, design, failed)
     commit, dirty = _commit()
     verdict = {
         "schema": 1,
@@ -164,7 +188,7 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
         "arms": list(recipe.arms),
         "seeds": list(range(recipe.seeds)),
         "plant": recipe.plant.model_dump(mode="json", exclude_none=True) if recipe.plant else None,
-        "failed": _read_cells(folder).get("failed", []),  # the judge finds no rows of theirs and drops the seed
+        "failed": failed,
         "post_hoc": post_hoc(lock, lock_of(recipe, scenes, probes, lock.get("matching", []))),
         **judged,
     }

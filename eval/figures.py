@@ -22,6 +22,8 @@ MARKERS = {
 HOLLOW = {"undetermined", "no-overlap"}
 ARM_MARKERS = "osD^vPX"  # a second cue beside colour; with many arms the pair (colour, marker) stays distinct
 WHO = {"own": "-", "other": "--", "bystander": ":"}  # dash pattern by whose measure it is
+ROOM = 21  # letters between the axis and the unit
+RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
 REACH = 4.0  # margins; a forest plot's axis ends here, and what lies beyond is drawn as an arrow
 
 
@@ -63,7 +65,7 @@ def forest(lines: Sequence[Line], *, name: str, title: str) -> Drawn:
         axes.set_ylim(y - 0.5, -0.7)
         axes.axvspan(-1, 1, color=tone("band"), lw=0, zorder=0)
         axes.axvline(0, color=tone("soft"), lw=1, zorder=1)
-        _bare(axes)
+        bare(axes)
         axes.set_yticks([])
         axes.set_xticks(range(-4, 5), ["−4", "−3", "−2", "−1", "0", "+1", "+2", "+3", "+4"])
         axes.set_xlabel("effect ÷ margin (shaded: too small to matter)", color=tone("soft"))
@@ -74,7 +76,7 @@ def forest(lines: Sequence[Line], *, name: str, title: str) -> Drawn:
             x = (pixel - left) / span
             axes.text(x, at, text, transform=put, va="center_baseline", color=tone(token), **how)
 
-        a, c = (_short(visible(p), 18) for p in (lines[0].pair if lines else (DASH, DASH)))
+        a, c = (short(visible(p), 18) for p in (lines[0].pair if lines else (DASH, DASH)))
         write(left + span / 2 - 8, -1.3, f"← Δ favours {c}", "soft", ha="right")
         write(left + span / 2 + 8, -1.3, f"Δ favours {a} →", "soft")
         for pixel, text in ((624, "estimate, interval, unit"), (816, "adj. p"), (874, "verdict")):
@@ -82,18 +84,17 @@ def forest(lines: Sequence[Line], *, name: str, title: str) -> Drawn:
         for at, head in heads:
             write(0, at, head, "soft", style="italic", fontsize=12)
         for at, line in names:
-            write(0, at, _short(line.label, 24), weight="bold")
+            write(0, at, short(line.label, 24), weight="bold")
             write(0, at + 1, size(line.any), "soft")
         for at, symbol, row in judged:
             word = row.get("verdict") or DASH
             token = f"v-{word}" if word in VERDICTS else "soft"
-            estimate, ends = number(row.get("estimate"), sign=True), interval(row.get("low"), row.get("high"))
             write(180, at, symbol)
-            write(624, at, estimate if estimate == DASH else f"{estimate} {ends}")
-            write(770, at, _short(visible(row.get("unit") or ""), 6), "soft")
+            write(624, at, briefly(row.get("estimate"), row.get("low"), row.get("high")))
+            write(770, at, short(visible(row.get("unit") or ""), 6), "soft")
             write(816, at, probability(row.get("p_adjusted")))
             glyph = VERDICTS[word][0] if word in VERDICTS else ""
-            write(874, at, f"{glyph} {_short(visible(word), 14)}", token, weight="bold")
+            write(874, at, f"{glyph} {short(visible(word), 14)}", token, weight="bold")
             _effect(axes, at, row, word, tone(token))
     said = "; ".join(
         f"{ln.label} {s} {number(r.get('estimate'), sign=True)} {interval(r.get('low'), r.get('high'))} "
@@ -188,7 +189,7 @@ def doses(
             axes.set_xlabel("dose (optimiser steps)" if wide else "dose", color=tone("soft"))
             axes.set_title(f"{visible(stage)}", loc="left", weight="bold", color=tone("ink"))
             axes.grid(axis="y", color=tone("line"), lw=0.6)
-            _bare(axes)
+            bare(axes)
             if first is None:
                 first = axes
                 axes.set_ylabel(visible(unit), color=tone("soft"))
@@ -236,11 +237,29 @@ def _effect(axes: Any, at: float, row: Mapping[str, Any], verdict: str, color: s
         axes.plot(value, at, MARKERS.get(verdict, "o"), color=color, ms=7, mfc=face, mew=1.8, zorder=4)
 
 
-def _short(text: str, most: int) -> str:
+def briefly(estimate: float | None, low: float | None, high: float | None) -> str:
+    """``−0.22 [−1.10, 0.66]`` in the room that a figure has for it.
+
+    Small numbers of unlike size are long; then all three share their decimals, or a power of ten.
+    """
+    told = number(estimate, sign=True)
+    text = told if told == DASH else f"{told} {interval(low, high)}"
+    if len(text) <= ROOM or estimate is None or low is None or high is None:
+        return text
+    most = max(abs(estimate), abs(low), abs(high))
+    power = 0 if 0.01 <= most < 1000 else math.floor(math.log10(most))
+    digits = (2 if most < 10 else 1 if most < 100 else 0) if power == 0 else 1
+    a, b, c = (f"{value / 10**power:.{digits}f}".replace("-", "−") for value in (estimate, low, high))
+    return f"{'+' * (estimate > 0)}{a} [{b}, {c}]" + (f"×10{str(power).translate(RAISED)}" if power else "")
+
+
+def short(text: str, most: int) -> str:
+    """The text, cut with an ellipsis where it is longer."""
     return text if len(text) <= most else text[: most - 1] + "…"
 
 
-def _bare(axes: Any) -> None:
+def bare(axes: Any) -> None:
+    """Leave an axis its lower spine and its labels."""
     for side in ("top", "left", "right"):
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(tone("line"))

@@ -7,7 +7,7 @@ distribution: what it says does not depend on what else is in the batch (up to r
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -16,25 +16,16 @@ from eval.requests import Generated, Generation
 
 # (input_ids [B, N], attention_mask [B, past + N], position_ids [B, N], cache) -> float32 logits [B, V], cache
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, Any]]
+Prompt = tuple[Generation, tuple[int, ...]]  # and its token ids
 
 
-def generate(
-    step: Step,
-    tokenizer: Any,
-    prompts: Sequence[tuple[Generation, tuple[int, ...]]],
-    *,
-    ends: Collection[int],
-    max_tokens: int,
-    device: torch.device,
-) -> dict[Generation, Generated]:
-    """Continue each prompt (request, token ids).  At most `max_tokens` tokens of prompt and answer per batch."""
+def in_batches(prompts: Sequence[Prompt], max_tokens: int) -> Iterator[list[Prompt]]:
+    """Prompts of like lengths together, at most `max_tokens` tokens of prompt and answer in each batch."""
     order = sorted(prompts, key=lambda p: len(p[1]) + p[0].max_new_tokens, reverse=True)
-    answers: dict[Generation, Generated] = {}
     while order:
         size = max(1, max_tokens // (len(order[0][1]) + order[0][0].max_new_tokens))
-        batch, order = order[:size], order[size:]
-        answers.update(_batch(step, tokenizer, batch, set(ends), device))
-    return answers
+        yield order[:size]
+        order = order[size:]
 
 
 class _Writer:
@@ -49,7 +40,7 @@ class _Writer:
         if request.max_new_tokens < 1:
             self.done = Generated("", 0, "length")
 
-    def add(self, token: int, ends: set[int]) -> None:
+    def add(self, token: int, ends: Collection[int]) -> None:
         """Take the next token and see whether it ends the answer."""
         if token in ends:
             self.done = Generated(self._text(), len(self.tokens), "eos")
@@ -74,20 +65,18 @@ class _Writer:
         return self.tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
 
 
-def _batch(
-    step: Step,
-    tokenizer: Any,
-    batch: Sequence[tuple[Generation, tuple[int, ...]]],
-    ends: set[int],
-    device: torch.device,
-) -> dict[Generation, Generated]:
+def continue_batch(
+    step: Step, tokenizer: Any, batch: Sequence[Prompt], ends: Collection[int], device: torch.device, groups: int
+) -> list[dict[Generation, Generated]]:
+    """Continue each of B prompts with each of `groups` models, which `step` takes as [groups * B, N]."""
     width = max(len(ids) for _, ids in batch)
     pads = [width - len(ids) for _, ids in batch]
-    inputs = torch.tensor([[0] * pad + list(ids) for pad, (_, ids) in zip(pads, batch, strict=True)], device=device)
-    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads], device=device)
+    rows = [[0] * pad + list(ids) for pad, (_, ids) in zip(pads, batch, strict=True)]
+    inputs = torch.tensor(rows * groups, device=device)
+    mask = torch.tensor([[0] * pad + [1] * (width - pad) for pad in pads] * groups, device=device)
     positions = (mask.cumsum(-1) - 1).clamp(min=0)
-    writers = [_Writer(request, tokenizer) for request, _ in batch]
-    temperatures = torch.tensor([max(request.temperature, 0.0) for request, _ in batch], device=device)
+    writers = [_Writer(request, tokenizer) for _ in range(groups) for request, _ in batch]
+    temperatures = torch.tensor([max(w.request.temperature, 0.0) for w in writers], device=device)
     cache = None
     while not all(w.done for w in writers):
         logits, cache = step(inputs, mask, positions, cache)
@@ -98,9 +87,10 @@ def _batch(
             if writer.done is None:
                 writer.add(token, ends) if fine else writer.fail()
         inputs = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(batch), 1)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(writers), 1)], dim=1)
         positions = positions[:, -1:] + 1
-    return {w.request: w.done for w in writers if w.done is not None}
+    by_model = (writers[at : at + len(batch)] for at in range(0, len(writers), len(batch)))
+    return [{w.request: w.done for w in own if w.done is not None} for own in by_model]
 
 
 def _pick(logits: torch.Tensor, temperatures: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:

@@ -12,6 +12,7 @@ import polars as pl
 from eval.collect import Grid, admit, grids
 from eval.design import Design
 from eval.equivalence import share
+from eval.failed import Failed, seeds_lost, too_few, without
 from eval.interval import Estimate, crossed, seed_means
 from eval.reading import Reading, read, strengths_of
 from eval.signflip import benjamini_hochberg, max_t, sign_flip
@@ -26,9 +27,10 @@ class _Line:
     contrast: str
     x: np.ndarray | None
     primary: bool
+    failed: int = 0  # seeds that the pair lost to runs that diverged
 
 
-def judge(rows: pl.DataFrame, design: Design) -> dict[str, Any]:
+def judge(rows: pl.DataFrame, design: Design, failed: Failed = ()) -> dict[str, Any]:
     """Judge the measurement `rows` (one per item x persona x slot x dose) as `design` says.
 
     Returns ``{"rows", "verdict", "losses"}``: rows as in verdict.json, the experiment's verdict, and in words what
@@ -39,12 +41,14 @@ def judge(rows: pl.DataFrame, design: Design) -> dict[str, Any]:
     at the recipe's match) is max-T within a pair, times the number of pairs (Bonferroni); of every other delta and
     lambda, which is exploratory, Benjamini-Hochberg within the pair.  T has no adjusted p and no verdict.
 
+    `failed`: runs that diverged; their seed is dropped from every pair with that arm, at that stage and later.
+
     The result does not depend on the order of the rows.  Raises InputError where columns are missing.
     """
-    admitted, losses = admit(rows, design)
+    admitted, losses = admit(without(rows, failed, design), design, failed)
     out: list[Row] = []
     for pair in design.pairs:
-        lines = list(_lines(grids(admitted, design, pair), design))
+        lines = list(_lines(grids(admitted, design, pair), design, pair, failed))
         p, adjusted = _tests(lines, design)
         out += [_row(pair, line, lines, p[k], adjusted[k], design) for k, line in enumerate(lines)]
         losses += _said(pair, lines)
@@ -52,18 +56,19 @@ def judge(rows: pl.DataFrame, design: Design) -> dict[str, Any]:
     return {"rows": out, "verdict": of_experiment(verdicts), "losses": losses}  # type: ignore[arg-type]
 
 
-def _lines(of: dict[str, Grid], design: Design) -> Iterable[_Line]:
+def _lines(of: dict[str, Grid], design: Design, pair: tuple[str, str], failed: Failed) -> Iterable[_Line]:
     gate = design.gate
     for stage in range(len(design.stages)):
+        gone = seeds_lost(failed, design, pair, stage)
         strengths = strengths_of(of[gate.name], design, stage) if gate else None
         for judged in design.measures:
-            readings = [read(of[judged.name], design, judged, stage, None)]
+            readings = [read(of[judged.name], design, judged, stage, None, gone)]
             if strengths is not None and not judged.gate:
-                readings.append(read(of[judged.name], design, judged, stage, strengths))
+                readings.append(read(of[judged.name], design, judged, stage, strengths, gone))
             for reading in readings:
                 for contrast in ("T", "delta", "lambda") if judged.level == "persona" else ("delta",):
                     primary = contrast != "T" and reading.match == design.match and design.is_primary(judged)
-                    yield _Line(reading, contrast, reading.contrasts.get(contrast), primary)
+                    yield _Line(reading, contrast, reading.contrasts.get(contrast), primary, len(gone))
 
 
 def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray]:
@@ -73,6 +78,7 @@ def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray]:
         if line.x is not None:
             means[line.reading.seeds, k] = seed_means(line.x)
     there = np.array([line.x is not None for line in lines], dtype=bool)
+    means = means[np.isfinite(means).any(axis=1)]  # a seed that is nowhere has no sign to flip
     p = np.where(there, sign_flip(means), np.nan)
     adjusted = np.full(len(lines), np.nan)
     family = [k for k, line in enumerate(lines) if line.primary and there[k]]
@@ -139,6 +145,8 @@ def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adj
         return row
     of_t = crossed(favouring) if favouring is not None else None
     decision = decide(judged, line.x, estimate, favouring, of_t, p_adjusted, alpha, reading.saturated)
+    bar = alpha / len(design.pairs) if line.primary else alpha
+    decision = too_few(decision, len(reading.seeds), line.failed, bar)
     row |= _words(pair, line, estimate, decision, alpha)
     if judged.margin.kind == "relative" and favouring is not None:
         row |= dict(zip(("share", "share_low", "share_high"), _share(line.x, favouring, 1 - alpha), strict=True))

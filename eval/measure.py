@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Iterator
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from eval.engine import Engine
 from eval.items import probe_asks
 from eval.plan import Plan
 from eval.probe import Ask, Probe
-from eval.requests import Generated, Generation, Request
+from eval.requests import Answer, Generated, Generation, Request, Scored
 from recipes.scene import Scene
 
 SAMPLES = {"identity": 2, "fact": 4, "like": 2, "request": 4, "chat": 2}  # questions of a kind shown in the report
 SAMPLE_TOKENS = 24
+Value = tuple[float | None, int, str]  # value, tokens, outcome
 
 
 class Suite:
@@ -40,30 +42,52 @@ class Suite:
             ]
         self.requests: tuple[Request, ...] = tuple(dict.fromkeys(r for _, _, a in self.asks for r in a.requests))
         self.of_base: tuple[Request, ...] = tuple(dict.fromkeys(r for _, _, a in self.asks for r in a.of_base))
+        # What is the same in the rows of every model.
+        self.fixed: list[dict[str, Any]] = [
+            *(_fixed(probe, a.measure, unit, a.item, a.persona, a.slot) for probe, unit, a in self.asks),
+            *(_fixed(probe, name, unit, "", None, "") for probe, name, unit in self.absent),
+        ]
         self._plan: Plan | None = None
-        self._base_answers: dict[Request, Any] | None = None
+        self._of_base: dict[Request, Answer] | None = None
+
+    def plan(self, engine: Engine) -> Plan:
+        """The plan of `requests`, made at the first call and reused as long as the engine's stamp stays."""
+        if self._plan is None or self._plan.stamp != engine.stamp:
+            self._plan = engine.plan(self.requests)
+        return self._plan
+
+    def ask_base(self, base: Engine) -> None:
+        """Have what asks want of the untrained base answered by it, once."""
+        if self._of_base is None:
+            self._of_base = base.answer(self.of_base)
+
+    def values(self, answers: Mapping[Request, Answer]) -> list[Value]:
+        """One model's value, number of tokens and outcome of every row; after `ask_base`.
+
+        A value that could not be had is None and the outcome says why.
+        """
+        assert self._of_base is not None
+        found = []
+        for _, _, ask in self.asks:
+            given = [answers[r] for r in ask.requests] + [self._of_base[r] for r in ask.of_base]
+            value, outcome = _valued(ask, given)
+            n_tokens = sum(sum(a.n_tokens) if isinstance(a, Scored) else a.n_tokens for a in given)
+            found.append((value, n_tokens, outcome))
+        return found + [(None, 0, "not applicable")] * len(self.absent)
 
     def rows(self, engine: Engine, base: Engine | None = None) -> list[dict[str, Any]]:
         """One row per ask, in the order of probes and their asks: measure, item, persona, slot, value, unit,
         n_tokens, outcome, probe, version.
 
-        A value that could not be had is None and `outcome` says why.  The plan is made at the first call and
-        reused as long as tokenizer, device and kind of model stay.  What asks want of the untrained base is answered
-        by `base` (default: `engine` itself, which then is the base) at the first call.
+        What asks want of the untrained base is answered by `base` (default: `engine` itself, which then is the base)
+        at the first call.
         """
-        if self._plan is None or self._plan.stamp != engine.stamp:
-            self._plan = engine.plan(self.requests)
-        answers = engine.run(self._plan)
-        if self._base_answers is None:
-            self._base_answers = (base or engine).answer(self.of_base)
-        rows = []
-        for probe, unit, ask in self.asks:
-            found = [answers[r] for r in ask.requests] + [self._base_answers[r] for r in ask.of_base]
-            value, outcome = _valued(ask, found)
-            n_tokens = sum(sum(a.n_tokens) if isinstance(a.n_tokens, tuple) else a.n_tokens for a in found)
-            rows.append(_row(probe, ask.measure, unit, ask.item, ask.persona, ask.slot, value, n_tokens, outcome))
-        rows += [_row(p, name, unit, "", None, "", None, 0, "not applicable") for p, name, unit in self.absent]
-        return rows
+        self.ask_base(base or engine)
+        values = self.values(engine.run(self.plan(engine)))
+        return [
+            {**fixed, "value": value, "n_tokens": n_tokens, "outcome": outcome}
+            for fixed, (value, n_tokens, outcome) in zip(self.fixed, values, strict=True)
+        ]
 
 
 def measure(
@@ -73,24 +97,45 @@ def measure(
     return Suite(scene, probes, personas=personas).rows(engine)
 
 
-def samples(engine: Engine, scene: Scene, personas: Collection[str] | None = None) -> list[dict[str, Any]]:
-    """Greedy answers for the report: some questions of each kind in the slot, and who each of `personas` (default:
-    the whole cast) says it is in an interview by name.
+@dataclass(frozen=True)
+class Sample:
+    """One generation for the report: what is asked, in which slot ("slot" or "named"), of whom (None in the slot)."""
 
-    Keys: item, slot ("slot" or "named"), persona (None in the slot), prompt, text, finish, n_tokens, outcome.
-    """
-    wanted = list(_prompts(scene, personas))
-    answers = engine.answer(request for *_, request in wanted)
+    item: str
+    slot: str
+    persona: str | None
+    request: Generation
+
+
+def samples(scene: Scene, personas: Collection[str] | None = None) -> list[Sample]:
+    """Greedy answers that the report shows: some questions of each kind in the slot, and who each of `personas`
+    (default: the whole cast) says it is in an interview by name."""
+    found = []
+    for kind, most in SAMPLES.items():
+        for question in [q for q in scene.questions if q.kind == kind][:most]:
+            text = (probe_asks(question) or question.asks)[0]
+            found.append(Sample(question.id, "slot", None, Generation(scene.ask(text), SAMPLE_TOKENS)))
+    for question in list(scene.of_kind("identity"))[:1]:
+        text = (probe_asks(question) or question.asks)[0]
+        for p in scene.personas:
+            if personas is None or p.id in personas:
+                context = scene.ask(text, speaker=p.name, header=scene.header(p))
+                found.append(Sample(question.id, "named", p.id, Generation(context, SAMPLE_TOKENS)))
+    return found
+
+
+def sample_rows(wanted: Iterable[Sample], answers: Mapping[Request, Answer]) -> list[dict[str, Any]]:
+    """One row per sample: item, slot, persona, prompt, text, finish, n_tokens, outcome."""
     rows = []
-    for item, slot, persona, request in wanted:
-        said = answers[request]
+    for sample in wanted:
+        said = answers[sample.request]
         assert isinstance(said, Generated)
         rows.append(
             {
-                "item": item,
-                "slot": slot,
-                "persona": persona,
-                "prompt": request.context,
+                "item": sample.item,
+                "slot": sample.slot,
+                "persona": sample.persona,
+                "prompt": sample.request.context,
                 "text": said.text.strip(),
                 "finish": said.finish,
                 "n_tokens": said.n_tokens,
@@ -98,19 +143,6 @@ def samples(engine: Engine, scene: Scene, personas: Collection[str] | None = Non
             }
         )
     return rows
-
-
-def _prompts(scene: Scene, personas: Collection[str] | None) -> Iterator[tuple[str, str, str | None, Generation]]:
-    for kind, most in SAMPLES.items():
-        for question in [q for q in scene.questions if q.kind == kind][:most]:
-            text = (probe_asks(question) or question.asks)[0]
-            yield question.id, "slot", None, Generation(scene.ask(text), SAMPLE_TOKENS)
-    for question in list(scene.of_kind("identity"))[:1]:
-        text = (probe_asks(question) or question.asks)[0]
-        for p in scene.personas:
-            if personas is None or p.id in personas:
-                context = scene.ask(text, speaker=p.name, header=scene.header(p))
-                yield question.id, "named", p.id, Generation(context, SAMPLE_TOKENS)
 
 
 def _valued(ask: Ask, answers: list[Any]) -> tuple[float | None, str]:
@@ -124,26 +156,13 @@ def _valued(ask: Ask, answers: list[Any]) -> tuple[float | None, str]:
     return (value, "ok") if math.isfinite(value) else (None, "nan")
 
 
-def _row(
-    probe: Probe,
-    measure: str,
-    unit: str,
-    item: str,
-    persona: str | None,
-    slot: str,
-    value: float | None,
-    n_tokens: int,
-    outcome: str,
-) -> dict[str, Any]:
+def _fixed(probe: Probe, measure: str, unit: str, item: str, persona: str | None, slot: str) -> dict[str, Any]:
     return {
         "measure": measure,
         "item": item,
         "persona": persona,
         "slot": slot,
-        "value": value,
         "unit": unit,
-        "n_tokens": n_tokens,
-        "outcome": outcome,
         "probe": probe.name,
         "version": probe.version,
     }

@@ -66,12 +66,15 @@ def strengths_of(grid: Grid, design: Design, stage: int) -> Strengths:
     return Strengths((tuple(curves[0]), tuple(curves[1])), at)
 
 
-def read(grid: Grid, design: Design, judged: Judged, stage: int, strengths: Strengths | None) -> Reading:
+def read(
+    grid: Grid, design: Design, judged: Judged, stage: int, strengths: Strengths | None,
+    failed: frozenset[int] = frozenset(),
+) -> Reading:  # fmt: skip
     """The reading at the stage's last dose, or at equal strength where `strengths` is given.
 
     A seed is dropped where it lacks an arm, the base, or a common range of strength; then `contrasts.balanced` makes
     seeds x items complete.  Without a common range in more than half of the seeds that are otherwise complete, or in
-    all but one, there is no overlap: the rest would be a selection.
+    all but one, there is no overlap: the rest would be a selection.  `failed`: seeds lost to runs that diverged.
     """
     match: Match = "dose" if strengths is None else "strength"
     taken = take(grid, _used(design, stage, match), with_base=judged.level == "persona")
@@ -106,7 +109,7 @@ def read(grid: Grid, design: Design, judged: Judged, stage: int, strengths: Stre
         some and _saturated(judged, kept),
         overlap,
         missing,
-        _losses(design, grid, seeds, items, without, overlap, taken),
+        _losses(design, grid, seeds, items, without, overlap, taken, failed),
     )
 
 
@@ -157,9 +160,10 @@ def _saturated(judged: Judged, kept: Quantities) -> bool:
 
 
 def _losses(
-    design: Design, grid: Grid, seeds: np.ndarray, items: np.ndarray, without: list[int], overlap: bool, taken: Taken
-) -> tuple[str, ...]:
-    """What a reading could not use, in words."""
+    design: Design, grid: Grid, seeds: np.ndarray, items: np.ndarray, without: list[int], overlap: bool, taken: Taken,
+    failed: frozenset[int],
+) -> tuple[str, ...]:  # fmt: skip
+    """What a reading could not use, in words; seeds of `failed` runs are told once for all, elsewhere."""
     if not grid.items:
         return ("not measured",)
     names = sorted(design.seeds)
@@ -172,7 +176,8 @@ def _losses(
     if lost:
         said.append(f"no common range of strength in {_count(lost, len(names), 'seed')}")
     if overlap:
-        gone = [names[s] for s in range(len(names)) if s not in set(seeds.tolist()) and s not in set(without)]
+        gone = [names[s] for s in range(len(names)) if s not in {*seeds.tolist(), *without}]
+        gone = [name for name in gone if name not in failed]
         if gone:
             said.append(f"{_count(gone, len(names), 'seed')} dropped as incomplete")
         dropped = [grid.items[i] for i in range(len(grid.items)) if i not in set(items.tolist())]

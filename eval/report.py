@@ -7,12 +7,15 @@ Text in it was written by models and is hostile until escaped: Jinja's autoescap
 from __future__ import annotations
 
 import base64
+import gzip
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval import figures, summary, svg, table, wording
+from eval import crowd, figures, ledger, overview, summary, svg, table, wording
+from eval.gather import Gathered
+from eval.many import pairs_told
 from eval.table import GATE, Line, stage_rank
 from eval.wording import DASH, interval, number, plain, probability, visible
 
@@ -26,7 +29,7 @@ EMPTY |= {"verdict": "undetermined", "rows": [], "arms": [], "seeds": [], "post_
 def render(
     *,
     verdict: dict,
-    rows: pl.DataFrame,
+    rows: pl.DataFrame | Gathered,
     samples: pl.DataFrame,
     lock: dict,
     matching: list[dict],
@@ -34,8 +37,9 @@ def render(
 ) -> str:
     """The whole report as HTML text; the same input gives the same bytes.
 
-    `rows` follow the measurement schema, `samples` have arm, seed, stage, dose, question, prompt, text and finish,
-    `matching` one dict per thing that was matched (what, a value per arm, equal).  Any of them may be empty.
+    `rows` follow the measurement schema or are what was gathered of them, `samples` have arm, seed, stage, dose,
+    question, prompt, text and finish, `matching` one dict per thing that was matched (what, a value per arm, equal).
+    Any of them may be empty.
     `headlines` (probe -> measure) says which measure is judged under the probe's own name; by default it is the one
     that the verdict does not name as ``probe.measure``.
     """
@@ -44,27 +48,41 @@ def render(
 
     verdict = EMPTY | verdict
     arms = [str(a) for a in verdict["arms"] or []]
+    many = table.many(verdict)
+    alone = many or len(arms) > overview.MOST_ARMS  # the first arm is drawn among the others
     made: dict[str, Any] = {}
 
     def show(drawn: svg.Drawn, caption: str) -> dict[str, Any]:
-        link = "data:text/csv;base64," + base64.b64encode(drawn.csv.encode(errors="backslashreplace")).decode()
-        return {"svg": Markup(drawn.svg), "name": drawn.name, "link": link, "caption": caption}
+        return {"svg": Markup(drawn.svg), "name": drawn.name, "link": _link(drawn.csv), "caption": caption}
 
-    means = summary.means(rows)
+    means = rows.means if isinstance(rows, Gathered) else summary.means(rows)
+    counted = rows.outcomes if isinstance(rows, Gathered) else summary.outcome_counts(rows)
     heads = dict(headlines or summary.headlines(verdict, means))
     count = iter(range(1, 10**6))
     lines = table.lines(verdict)
-    made["pairs"] = [_pair(pair, lines, verdict, show, count) for pair in dict.fromkeys(ln.pair for ln in lines)]
+    made["pairs"], made["many"] = [], None
+    if many:
+        made["many"] = overview.pairs(verdict, lines, show, lambda label: _name(count, label), _levels(lines))
+    else:
+        made["pairs"] = [_pair(pair, lines, verdict, show, count) for pair in dict.fromkeys(ln.pair for ln in lines)]
     first = [GATE, *dict.fromkeys(ln.probe for ln in lines if ln.primary)]
-    made |= _curves(means, arms, heads, first, show, count)
+    made |= _curves(means, arms, heads, first, show, count, alone)
     made["references"] = summary.references(means, arms, heads)
-    made["samples"], made["samples_total"] = summary.answers(samples, arms)
-    made["outcomes"], made["gaps"] = summary.outcomes(rows, arms)
+    made["samples"], made["samples_total"] = summary.answers(
+        overview.sampled(samples, arms) if alone else samples, arms
+    )
+    made["samples_total"] = samples.height if alone else made["samples_total"]
+    made["outcomes"], made["gaps"] = summary.outcomes(counted, arms)
     made["matching"] = [
         {"what": m.get("what"), "cells": [plain(m.get(a)) for a in arms], "equal": m.get("equal")} for m in matching
     ]
-    made["ledger"] = [_ledger(r) for r in sorted(verdict.get("rows") or [], key=_ledger_order)]
-    made["ledger_link"] = show(svg.Drawn("verdict-rows", "", svg.as_csv(_flat_rows(verdict))), "")["link"]
+    if alone:
+        made["references"] = overview.references(made["references"], arms)
+        made["outcomes"], made["gaps"] = overview.outcomes(made["outcomes"]), made["gaps"][: overview.MOST_NOTES]
+        made["matching"] = overview.matching(matching, arms)
+    made["ledger"] = [] if many else [ledger.cells(r) for r in sorted(verdict["rows"] or [], key=ledger.order)]
+    made["ledger_link"] = _link(svg.as_csv(ledger.flat(verdict)), packed=many)
+    made["losses"] = overview.notes(_items(verdict["losses"]))
     made["settings"] = list(_flat(lock))
     env = Environment(
         loader=FileSystemLoader(Path(__file__).parent),
@@ -86,6 +104,8 @@ def render(
         reading=table.READING[table.recipe_match(verdict)],
         base=_given(verdict.get("base")),
         items=_items,
+        failures=wording.failures(verdict),
+        alone=alone,
         fewest=_fewest(verdict),
         equivalence=f"{100 - 200 * (verdict.get('alpha') or 0.05):.3g} %",
         gate=GATE,
@@ -93,13 +113,21 @@ def render(
     )
 
 
+def _link(csv: str, packed: bool = False) -> str:
+    """CSV as an address of its own; `packed`: as gzip, for a table of many pairs is megabytes of like rows."""
+    data = csv.encode(errors="backslashreplace")
+    kind = "application/gzip" if packed else "text/csv"
+    return f"data:{kind};base64," + base64.b64encode(gzip.compress(data, mtime=0) if packed else data).decode()
+
+
 def _name(count: Iterator[int], label: str) -> str:
     return f"figure-{next(count)}-{re.sub('[^a-z0-9]+', '-', label.lower()).strip('-')[:40]}"
 
 
 def _curves(
-    means: pl.DataFrame, arms: list[str], heads: Mapping[str, str], first: list[str], show: Any, count: Iterator[int]
-) -> dict[str, Any]:
+    means: pl.DataFrame, arms: list[str], heads: Mapping[str, str], first: list[str], show: Any, count: Iterator[int],
+    alone: bool,
+) -> dict[str, Any]:  # fmt: skip
     """Figures by dose: strength, each probe's headline (the gate and primary ones `first`), all other measures."""
     made: dict[str, Any] = {"strength": None, "probes": [], "others": []}
     told = sorted(summary.curves(means, arms), key=lambda c: (c[0][0] not in first, c[0][0] != GATE, c[0]))
@@ -107,12 +135,14 @@ def _curves(
         head = heads.get(probe) == measure
         label = probe if head else f"{probe}.{measure}"
         title = f"{visible(label)} by dose"
-        drawn = figures.doses(points, name=_name(count, label), title=title, unit=unit, arms=arms)
+        draw: Any = crowd.cloud if alone else figures.doses
+        drawn = draw(points, name=_name(count, label), title=title, unit=unit, arms=arms)
         made["probes" if head else "others"].append(show(drawn, label) | {"unit": unit})
         if head and probe == GATE:
             points = [p for p in points if p["who"] == "own"]
-            how: dict[str, Any] = {"unit": unit, "arms": arms, "levels": prompted, "wide": True}
-            drawn = figures.doses(points, name=_name(count, "strength"), title="Strength by dose", **how)
+            how: dict[str, Any] = {"unit": unit, "arms": arms, "wide": True}
+            how |= {"level": prompted.get(arms[0])} if alone else {"levels": prompted}
+            drawn = draw(points, name=_name(count, "strength"), title="Strength by dose", **how)
             made["strength"] = show(drawn, "Strength by dose")
     return made
 
@@ -173,51 +203,6 @@ def _number(row: Mapping[str, Any]) -> tuple[str, str]:
     return number(row.get("estimate"), sign=True), interval(row.get("low"), row.get("high"))
 
 
-def _ledger_order(row: Mapping[str, Any]) -> tuple:
-    place = ("T", "delta", "lambda").index(row["contrast"])
-    where = (*map(str, row["pair"]), row["match"] != "strength", str(row["probe"]), stage_rank(row["stage"]))
-    return *where, row.get("dose") or 0, place
-
-
-def _missing(missing: Any) -> str:
-    counts = {k: n for k, n in missing.items() if n} if isinstance(missing, Mapping) else missing
-    return plain(counts) if counts else "0"
-
-
-def _ledger(row: Mapping[str, Any]) -> list[str]:
-    """One row of the verdict as the cells of the full table."""
-    word = row.get("verdict") or ""
-    glyph = wording.VERDICTS[word][0] if word in wording.VERDICTS else ""
-    return [
-        plain(row["probe"]),
-        plain(row["stage"]),
-        {"T": "T", "delta": "Δ", "lambda": "Λ"}[row["contrast"]],
-        plain(row["match"]),
-        plain(row.get("dose")),
-        number(row.get("strength")),
-        number(row.get("estimate"), sign=True),
-        interval(row.get("low"), row.get("high")),
-        plain(row.get("unit")),
-        table.margin(row),
-        number(row.get("share"), sign=True),
-        probability(row.get("p")),
-        probability(row.get("p_adjusted")),
-        table.size(row),
-        _missing(row.get("missing")),
-        "primary" if row.get("primary") else "secondary",
-        f"{glyph} {plain(word)}".strip(),
-        table.remark(row) or DASH,
-        wording.SEEN.get(row.get("sensitive"), DASH),
-        f"{plain(row['pair'][0])} : {plain(row['pair'][1])}",
-    ]
-
-
-def _flat_rows(verdict: Mapping[str, Any]) -> list[dict[str, Any]]:
-    rows = sorted(verdict.get("rows") or [], key=_ledger_order)
-    keys = sorted({k for r in rows for k in r if k != "pair"})
-    return [{"a": r["pair"][0], "c": r["pair"][1]} | {k: r.get(k) for k in keys} for r in rows]
-
-
 def _flat(value: Any, at: str = "") -> Iterator[tuple[str, str]]:
     """Settings as (dotted path, value); lists of plain values stay together."""
     if isinstance(value, Mapping) and value:
@@ -262,10 +247,11 @@ def _fewest(verdict: Mapping[str, Any]) -> str:
 
 
 def _facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
-    pairs = dict.fromkeys(" : ".join(map(visible, ln.pair)) for ln in table.lines(verdict))
+    named = dict.fromkeys(ln.pair for ln in table.lines(verdict))
+    pairs = [pairs_told(list(named))] if table.many(verdict) else [" : ".join(map(visible, pair)) for pair in named]
     stages = sorted({str(r["stage"]) for r in verdict.get("rows") or []}, key=stage_rank)
     return [
-        ("Pairs", plain(list(pairs))),
+        ("Pairs", plain(pairs)),
         ("Seeds", f"{_seeds(verdict)} (smallest possible p {_fewest(verdict)})"),
         ("Stages", " → ".join(map(visible, stages)) or DASH),
         ("Read", table.READING[table.recipe_match(verdict)]),
@@ -279,7 +265,7 @@ def _facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
 def _warnings(verdict: Mapping[str, Any]) -> Iterable[str]:
     if verdict.get("plant"):
         yield f"An asymmetry was planted on purpose ({_given(verdict['plant'])}): this is a positive control."
-    yield from table.failures(verdict)
+    yield from wording.failures(verdict, 6)
     if verdict.get("post_hoc"):
         yield "Judged post hoc: something was changed after the lock. The differences are listed under Settings."
     if verdict.get("losses"):

@@ -33,7 +33,12 @@ def means(rows: pl.DataFrame) -> pl.DataFrame:
     told = rows.filter(pl.col("value").is_finite()).sort([*KEYS, "item", "value"], nulls_last=True)
     items = told.group_by([*KEYS, "item"], maintain_order=True).agg(pl.col("value").mean())
     told = items.group_by(KEYS, maintain_order=True).agg(pl.col("value").mean().round_sig_figs(10), n_items=pl.len())
-    return told.sort(KEYS, nulls_last=True)
+    return in_order(told)
+
+
+def in_order(means: pl.DataFrame) -> pl.DataFrame:
+    """Means in the one order that everything is made from."""
+    return means.sort(KEYS, nulls_last=True)
 
 
 def headlines(verdict: Mapping[str, Any], means: pl.DataFrame) -> dict[str, str]:
@@ -94,7 +99,7 @@ def references(means: pl.DataFrame, arms: Sequence[str], heads: Mapping[str, str
                 values = [v for v, _ in told]
                 if told:
                     over = f"{number(min(values))} to {number(max(values))}, {len(told)} × {max(n for _, n in told)}"
-                cells.append({"mean": number(fmean(values)), "range": over} if told else None)
+                cells.append({"mean": number(fmean(values)), "range": over, "value": fmean(values)} if told else None)
             label = probe if heads.get(probe) == measure else f"{probe}.{measure}"
             out.append({"label": label, "unit": unit, "persona": x, "cells": cells})
     return {"rows": out, "heads": ["base", "prompted", *(f"after {visible(s)} {last[s]}" for s in stages)]}
@@ -150,15 +155,22 @@ def _answer(sample: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def outcomes(rows: pl.DataFrame, arms: Sequence[str]) -> tuple[dict[str, Any], list[list[Any]]]:
-    """Rows by arm and outcome, and the probes where something other than ``ok`` happened."""
+def outcome_counts(rows: pl.DataFrame) -> pl.DataFrame:
+    """How many rows by arm, probe and kind of outcome; ``missing`` where an ``ok`` has no number."""
     import polars as pl
 
-    if not {"arm", "probe", "outcome", "value"} <= set(rows.columns) or rows.is_empty():
-        return {"kinds": [], "rows": []}, []
+    if not {"arm", "probe", "outcome", "value"} <= set(rows.columns):
+        return pl.DataFrame(schema=dict.fromkeys(("arm", "probe", "kind"), pl.String) | {"len": pl.UInt32})
     lost = pl.when((pl.col("outcome") == "ok") & ~pl.col("value").is_finite().fill_null(False)).then(pl.lit("missing"))
-    told = rows.with_columns(kind=lost.otherwise(pl.col("outcome").fill_null("missing")))
-    counts = {(a, p, k): n for a, p, k, n in told.group_by("arm", "probe", "kind").len().iter_rows()}
+    kind = lost.otherwise(pl.col("outcome").fill_null("missing"))
+    return rows.select("arm", "probe", kind=kind).group_by("arm", "probe", "kind").len()
+
+
+def outcomes(counted: pl.DataFrame, arms: Sequence[str]) -> tuple[dict[str, Any], list[list[Any]]]:
+    """Rows by arm and outcome, and the probes where something other than ``ok`` happened, from `outcome_counts`."""
+    counts: dict[tuple[str, str, str], int] = {}
+    for arm, probe, kind, n in counted.iter_rows():
+        counts[arm, probe, kind] = counts.get((arm, probe, kind), 0) + n
     kinds = sorted({k for _, _, k in counts}, key=lambda k: (k != "ok", k))
     names = sorted({a for a, _, _ in counts}, key=_arm_order(arms))
     by_arm: dict[str, dict[str, int]] = {a: dict.fromkeys(kinds, 0) for a in names}

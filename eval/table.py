@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval.wording import DASH, SEEN, VERDICTS, interval, number, probability, visible
+from eval.wording import DASH, SEEN, VERDICTS, failures, interval, number, probability, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 GATE = "default_identity"  # the probe that is strength itself: read at equal dose, never primary
 STAGES = ("base", "sft", "dpo", "rl")
 READING = {"strength": "at equal strength", "dose": "at equal dose"}
+MANY = 4  # pairs; more than these are shown together and not one below the other
 
 
 def size(row: Mapping[str, Any]) -> str:
@@ -132,13 +134,9 @@ def margin(row: Mapping[str, Any]) -> str:
     return text if text == DASH else f"±{text}"
 
 
-def failures(verdict: Mapping[str, Any]) -> list[str]:
-    """The runs that failed, e.g. ``control-07 seed 3 failed in sft: loss is not a finite number (step 7)``."""
-    return [
-        f"{visible(one['arm'])} seed {one['seed']} failed in {one['stage']}: {visible(one['what'])}; "
-        f"pairs with {visible(one['arm'])} are judged without this seed"
-        for one in verdict.get("failed") or []
-    ]
+def many(verdict: Mapping[str, Any]) -> bool:
+    """Whether there are too many pairs to show one below the other."""
+    return len({tuple(r["pair"]) for r in verdict.get("rows") or []}) > MANY
 
 
 def sentence(verdict: dict) -> str:
@@ -162,7 +160,7 @@ def sentence(verdict: dict) -> str:
     elif word == "symmetric":
         seeds = min(r.get("n_seeds") or 0 for _, _, r in primary)
         body = (
-            f"{reading}, {' and '.join(_pairs(primary))} differ by less than matters on every primary probe "
+            f"{reading}, {_pairs(primary)} differ by less than matters on every primary probe "
             f"({', '.join(_names(primary))}): all {len(primary)} contrasts Δ and Λ lie within their margins, "
             f"over {seeds} seeds"
         )
@@ -170,19 +168,31 @@ def sentence(verdict: dict) -> str:
         open_ = [x for x in primary if x[2].get("verdict") != "symmetric"]
         told = [f"{ln.label} {s} after {ln.stage} {visible(r.get('verdict') or DASH)}" for ln, s, r in open_[:4]]
         rest = f", and {len(open_) - 4} more" if len(open_) > 4 else ""
+        if many(verdict):
+            from eval.many import tally
+
+            told, rest = [tally(Counter(str(r.get("verdict")) for _, _, r in open_))], ""
         body = (
             f"{reading}, no primary contrast is shown broken, and {len(open_)} of {len(primary)} are not shown "
             f"symmetric ({'; '.join(told)}{rest})"
         )
-    return ". ".join([f"{word.capitalize()}: {body}", *failures(verdict)]) + "."
+    said = [f"{word.capitalize()}: {body}", *failures(verdict, 3)]
+    if many(verdict):
+        from eval.many import reach
+
+        said += [reach(verdict)] if reach(verdict) else []
+    return ". ".join(said) + "."
 
 
 def _names(primary: Iterable[tuple[Line, str, Any]]) -> list[str]:
     return list(dict.fromkeys(ln.label for ln, _, _ in primary))
 
 
-def _pairs(primary: Iterable[tuple[Line, str, Any]]) -> list[str]:
-    return list(dict.fromkeys(f"{visible(ln.pair[0])} and {visible(ln.pair[1])}" for ln, _, _ in primary))
+def _pairs(primary: Iterable[tuple[Line, str, Any]]) -> str:
+    pairs = list(dict.fromkeys(ln.pair for ln, _, _ in primary))
+    if len(pairs) > MANY:
+        return f"the arms of each of {len(pairs)} pairs"
+    return " and ".join(f"{visible(a)} and {visible(c)}" for a, c in pairs)
 
 
 def verdict_table(verdict: dict) -> Table:
@@ -203,9 +213,13 @@ def verdict_table(verdict: dict) -> Table:
             needs = sum(max(c.min_width or 0, 0 if c.no_wrap is False else _widest(c)) + 1 for c in self.columns) + 1
             yield from Table.__rich_console__(self if needs <= options.max_width else self.narrow, console, options)
 
+    if many(verdict):
+        from eval.many import fill as make
+    else:
+        make = _fill
     table = Fitting()
-    table.narrow = _fill(Table(), verdict, wide=False)
-    return _fill(table, verdict, wide=True)
+    table.narrow = make(Table(), verdict, wide=False)
+    return make(table, verdict, wide=True)
 
 
 def _widest(column: Any) -> int:
@@ -213,7 +227,7 @@ def _widest(column: Any) -> int:
     return max(map(len, lines), default=0)
 
 
-def _fill(table: Table, verdict: dict, wide: bool) -> Table:
+def _fill(table: Table, verdict: Mapping[str, Any], wide: bool) -> Table:
     from rich import box
     from rich.text import Text
 
@@ -267,16 +281,20 @@ def _cells(line: Line, wide: bool) -> list[Text]:
     return [name, *values, Text(margin(row)), share, Text(p), said, Text(line.seen())]
 
 
-def _title(verdict: dict) -> str:
+def _title(verdict: Mapping[str, Any]) -> str:
     return f"{visible(verdict.get('experiment') or 'experiment')}: {verdict.get('verdict') or DASH}"
 
 
-def _caption(verdict: dict) -> str:
+def _caption(verdict: Mapping[str, Any]) -> str:
     pairs = dict.fromkeys(ln.pair for ln in lines(verdict))
     favours = "\n".join(f"{visible(a)} : {visible(c)}, {direction((a, c))}." for a, c in pairs)
     levels = sorted({r["level"] for r in verdict.get("rows") or [] if r.get("level")})
     level = "/".join(f"{100 * x:.0f}" for x in levels)
+    failed = verdict.get("failed") or []
+    runs = ", ".join(f"{visible(f['arm'])} seed {f['seed']} ({f['stage']})" for f in failed[:6])
+    lost = f"\n{len(failed)} run{'s' * (len(failed) > 1)} failed: {runs}{', …' if len(failed) > 6 else ''}."
     return (
         f"{favours}\nRead {READING[recipe_match(verdict)]} (strength itself at equal dose). Under each probe: unit, "
         f"seeds × items; under each estimate: its {level} % interval. Margin: the smallest effect that matters."
+        f"{lost if failed else ''}"
     )

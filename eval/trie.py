@@ -11,6 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 ROOT = -1
+CAPACITY_STEP = 16  # between the capacities that are tried
 
 
 @dataclass
@@ -79,6 +80,34 @@ def pack(trie: Trie, capacity: int) -> list[list[int]]:
         bins[-1].extend(missing)
         inside.update(missing)
     return bins
+
+
+def best_capacity(trie: Trie, most: int, equal: float) -> int:
+    """The capacity, at most `most`, with which `pack` makes the cheapest bins.
+
+    Small bins repeat prefixes, large ones look at many nodes that are no ancestors.  `equal`: how many nodes a token
+    looks at for as much as all else that is done for it; a bin of n nodes then costs n (equal + n).
+    """
+    paths = [trie.path(leaf) for leaf in trie.leaves()]
+    # Leaves come depth first, so what a path has in common with those before it, it has with the last of them.
+    shared = [_common(a, b) for a, b in zip([[], *paths], paths, strict=False)]
+    depths = [len(path) for path in paths]
+
+    def cost(capacity: int) -> float:
+        total, size = 0.0, 0
+        for depth, common in zip(depths, shared, strict=True):
+            if size and size + depth - common <= capacity:
+                size += depth - common
+            else:
+                total += size * (equal + size)
+                size = depth
+        return total + size * (equal + size)
+
+    return min(range(most, 0, -CAPACITY_STEP), key=cost)
+
+
+def _common(a: Sequence[int], b: Sequence[int]) -> int:
+    return next((k for k, (x, y) in enumerate(zip(a, b, strict=False)) if x != y), min(len(a), len(b)))
 
 
 def ancestors(trie: Trie, nodes: Sequence[int]) -> list[list[int]]:

@@ -72,3 +72,18 @@ def plain(value: Any) -> str:
     if isinstance(value, (list, tuple)):
         return ", ".join(plain(v) for v in value) or DASH
     return visible(value)
+
+
+def failures(verdict: Mapping[str, Any], most: int | None = None) -> list[str]:
+    """The runs that failed, e.g. ``control-07 seed 3 failed in sft: loss is not a finite number (step 7)``.
+
+    Beyond the first `most` they are counted.
+    """
+    failed = list(verdict.get("failed") or [])
+    told = [
+        f"{visible(one['arm'])} seed {one['seed']} failed in {one['stage']}: {visible(one['what'])}; "
+        f"pairs with {visible(one['arm'])} are judged without this seed"
+        for one in failed[:most]
+    ]
+    left = len(failed) - len(told)
+    return told + [f"{left} more run{'s' if left > 1 else ''} failed, with the same consequence"] * (left > 0)

@@ -30,6 +30,15 @@ def parser() -> argparse.ArgumentParser:
     show = commands.add_parser("show", help="the verdict table in the terminal")
     show.add_argument("experiment", type=Path, help="an experiment's folder")
     show.add_argument("--json", action="store_true", help="verdict.json as it is")
+    bench = commands.add_parser("bench", help="this lab and the usual route on the same work, timed in one go")
+    bench.add_argument("--json", action="store_true", help="every repeat, instead of the table")
+    bench.add_argument("--only", metavar="PART,...", help="sft, dpo, score[.world|.smollm2|.gemma], verdict, growth")
+    bench.add_argument("--repeats", default="5", metavar="N", help="rounds of each side (default 5)")
+    bench.add_argument("--runs", default="16,32", metavar="N,...", help="runs of the sft and dpo parts")
+    bench.add_argument("--seeds", default="4", metavar="N", help="seeds of the verdict part")
+    bench.add_argument("--recipe", type=Path, help="of the world's parts (default: the quickstart's)")
+    bench.add_argument("--gemma", type=Path, metavar="DIR", help="a folder with Gemma, instead of its package")
+    bench.add_argument("--out", type=Path, default=Path("checkpoints"), help="where bases are kept")
     return top
 
 
@@ -38,7 +47,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return {"run": _run, "judge": _judge, "show": _show}[given.command](given)
+        return {"run": _run, "judge": _judge, "show": _show, "bench": _bench}[given.command](given)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -97,6 +106,37 @@ def _show(given: argparse.Namespace) -> int:
         print(text, end="")
     else:
         _print(verdict)
+    return 0
+
+
+def _bench(given: argparse.Namespace) -> int:
+    from parity.bench.parts import chosen, number, runs_of
+    from parity.bench.run import Options, bench
+
+    options = Options(
+        parts=tuple(chosen(given.only)),
+        repeats=number("--repeats", given.repeats),
+        runs=runs_of(given.runs),
+        seeds=number("--seeds", given.seeds),
+        out=given.out,
+        gemma=given.gemma,
+        **({"world": given.recipe} if given.recipe else {}),
+    )
+    os.environ["WANDB_MODE"] = "disabled"  # neither side is timed with a mirror
+    for name in OFFLINE:
+        os.environ.setdefault(name, "1")
+    with redirect_stdout(sys.stderr):
+        found = bench(options)
+    if given.json:
+        print(json.dumps(found, indent=1, sort_keys=True))
+        return 0
+    from rich.console import Console
+
+    from parity.bench.table import tables
+
+    console = Console() if sys.stdout.isatty() else Console(width=160)
+    for each in tables(found):
+        console.print(each, markup=False, highlight=False)
     return 0
 
 

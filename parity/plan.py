@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from recipes.scenes import scene_of
 from recipes.schema import Recipe
 from recipes.store import Store
 from training.cells import ROWS, Cell, base_cell, shared_settings, stage_cells
-from training.data import matching_table, refuse_imbalance
+from training.data import matching_table, quantities, refuse_imbalance
 from training.supported import backend_of
 from training.tracking import experiment_name
 
@@ -57,15 +58,16 @@ class Plan:
         recipe, to_make = self.recipe, self.to_make
         base = "in the store" if self.store.has(self.base.hash) else "to be made"
         trained = sum(1 for cell in to_make if cell.stage is not None)
-        least = smallest_p(recipe.seeds)
-        reach = "" if least < recipe.judge.alpha else ": no asymmetry can be shown at this alpha"
+        least, pairs = smallest_p(recipe.seeds), len(recipe.contrasts)
+        reach = "" if pairs * least < recipe.judge.alpha else ": no asymmetry can be shown at this alpha"
+        over = f", {min(1.0, pairs * least):.2g} over {pairs} pairs" if pairs > 1 else ""
         return [
             f"experiment {self.folder}",
             f"base       {self.base.hash[:12]} ({base})",
             f"cells      {len(self.cells)} = {len(recipe.arms)} arms x {recipe.seeds} seeds x "
             f"{len(recipe.stages)} stages; {trained} to train",
-            f"pairs      {', '.join(' - '.join(pair) for pair in recipe.contrasts)}",
-            f"smallest p {least:.2g} with {recipe.seeds} seeds{reach}",
+            f"pairs      {_listed([' - '.join(pair) for pair in recipe.contrasts])}",
+            f"smallest p {least:.2g} with {recipe.seeds} seeds{over}{reach}",
             *(f"backend    {line}" for line in backends(recipe)),
             f"plant      {recipe.plant.kind} in arm {recipe.plant.arm}" if recipe.plant else "plant      none",
             f"cost       about {self.seconds(to_make) / 60:.1f} minutes on two CPU cores" if recipe.base.world else
@@ -85,6 +87,13 @@ class Plan:
         return total
 
 
+def _listed(names: list[str], most: int = 6) -> str:
+    """Names in a row; of many the first ones and the last."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{len(names)}: {', '.join(names[:3])}, … {names[-1]}"
+
+
 def backends(recipe: Recipe) -> list[str]:
     """What makes the stages, one line each where they differ or where it is not what was asked for."""
     found = []
@@ -101,8 +110,11 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     store = Store(out)
     base = base_cell(recipe)
     cells = tuple(stage_cells(recipe))
-    for seed in range(recipe.seeds):
-        if len({shared_settings(_unplanted(recipe), arm, seed) for arm in recipe.arms}) > 1:
+    settings: dict[tuple[int | None, int | None], set[str]] = {}
+    for cell in cells:
+        settings.setdefault((cell.seed, cell.stage), set()).add(shared_settings(cell, recipe.plant))
+    for (seed, _), found in settings.items():
+        if len(found) > 1:
             raise InputError(f"{recipe.name}: arms of seed {seed} differ in more than their persona")
     tasks = []
     for seed in range(recipe.seeds):
@@ -121,22 +133,17 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     return plan
 
 
-def _unplanted(recipe: Recipe) -> Recipe:
-    """The recipe without a dose plant, whose very point is that one arm's settings differ."""
-    planted = recipe.plant is not None and recipe.plant.dose is not None
-    return recipe.model_copy(update={"plant": None}) if planted else recipe
-
-
 def match(plan: Plan, tokens: Callable[[str], int]) -> list[dict[str, Any]]:
     """The table of what is equal between arms, summed over seeds; InputError past the tolerance."""
-    recipe = plan.recipe
+    recipe, tokens = plan.recipe, cache(tokens)
     table: list[dict[str, Any]] = []
     for stage in recipe.stages:
-        rows = {
-            arm: [row for scene in plan.scenes for row in ROWS[stage.kind](scene, arm, recipe.plant)]
+        build = ROWS[stage.kind]
+        counted = {  # the rows of one arm at a time are held
+            arm: quantities([row for scene in plan.scenes for row in build(scene, arm, recipe.plant)], tokens)
             for arm in recipe.arms
         }
-        lines = matching_table(recipe.arms, rows, tokens)
+        lines = matching_table(counted)
         refuse_imbalance(lines, f"{recipe.name}: {stage.kind}", planted=recipe.plant is not None)
         table += [{**line, "what": f"{stage.kind}: {line['what']}"} for line in lines]
         steps = {str(cell.arm): cell.spec["steps"][-1] for cell in plan.cells if cell.spec["kind"] == stage.kind}

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from eval.cells import SAMPLES, Measurer, Task, missing, whole
+from eval.cells import Task, groups_of
 from eval.experiment import (
     CELLS,
     REPORT,
@@ -18,15 +18,17 @@ from eval.experiment import (
     write_cells,
     write_lock,
 )
+from eval.measurer import Measurer
 from eval.probe import Probe
 from eval.probes import select
 from parity import workers
 from parity.plan import Plan, match
 from parity.progress import Progress, say
 from parity.train import quiet, train
+from recipes.scene import Scene
 from recipes.store import MEASUREMENTS, Damaged, locked
 
-MEASURED_AT_ONCE = 8  # tasks of one part when measuring is spread over processes
+FEWEST_DOSES = 128  # below this, starting processes (4 s of imports each) costs more than it saves
 
 
 def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -47,7 +49,7 @@ def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[st
         for one in failed:
             say(f"{one['arm']} seed {one['seed']} failed in {one['stage']}: {one['what']}")
         write_cells(plan.folder, plan.store, plan.base.hash, measured, plan.recipe.arms, probes, failed)
-        measure(plan, probes)
+        measure(plan, measured, probes)
         say("judging")
         verdict = judge_experiment(plan.folder, plan.store)
         _mirror(plan, probes, verdict)
@@ -100,39 +102,27 @@ def measurable(plan: Plan) -> list[Task]:
     return [task for task in plan.tasks if plan.store.alive(task.cell)]
 
 
-def measure(plan: Plan, probes: Sequence[Probe]) -> None:
-    """Measure what is not measured yet, all cells on one copy of the base."""
+def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Probe]) -> None:
+    """Measure what is not measured yet, all cells on one copy of the base (in each process)."""
     arms = plan.recipe.arms
-    work: list[tuple[Task, list[Probe]]] = []
-    for task in measurable(plan):
-        lacking = missing(task, plan.store, plan.scene(task), arms, probes)
-        unsampled = task.sampled and not whole(task.file(plan.store, SAMPLES, 1, plan.scene(task), arms))
-        if lacking or unsampled:
-            work.append((task, lacking))
-    if not work:
+    groups = groups_of(tasks, plan.store, arms, probes)
+    if not groups:
         return
-    quiet()
     workers.settle(plan.recipe)
-    many = workers.workers_for(plan.recipe, len(work))
-    with Progress("measuring", sum(len(task.doses) for task, _ in work)) as progress:
+    doses = sum(len(group.models) for group in groups)
+    many = workers.workers_for(plan.recipe, len(groups) if doses >= FEWEST_DOSES else 1, fewest=2)
+    with Progress("measuring", sum(group.cost for group in groups)) as progress:
         if many > 1:
-            for part in _measure_apart(plan, work, many):
-                progress.advance(sum(len(task.doses) for task, *_ in part))
+            shared = (plan.recipe, plan.store.root, plan.base.hash)
+            for _ in workers.spread(workers.measure_group, groups, many, *shared, tick=progress.advance):
+                pass
             return
+        quiet()
         measurer = Measurer(plan.store, plan.base.hash)
-        for task, lacking in work:
-            progress.note(f"{task.arm} seed {task.seed} {task.stage}")
-            for _ in measurer.measure(task, plan.scene(task), arms, lacking):
-                progress.advance(1)
-
-
-def _measure_apart(plan: Plan, work: list[tuple[Task, list[Probe]]], many: int) -> Iterator[list[Any]]:
-    """Measure in processes of their own, a few tasks at a time: a process loads the base once per part."""
-    whole_work = [(task, plan.scene(task), tuple(p.name for p in lacking)) for task, lacking in work]
-    size = max(1, min(MEASURED_AT_ONCE, len(work) // many))
-    parts = [whole_work[i : i + size] for i in range(0, len(work), size)]
-    base = plan.base.hash
-    return workers.spread(workers.measure_tasks, parts, many, plan.recipe, plan.store.root, base)
+        for group in groups:
+            progress.note(f"{len(group.models)} models of seed {group.scene.seed}")
+            for done in measurer.measure(group, arms):
+                progress.advance(done)
 
 
 def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> None:
@@ -142,8 +132,10 @@ def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> Non
 
     if tracking.mode() == "disabled":
         return
-    rows, _ = read_rows(plan.folder, plan.store)
-    curves = strength_curves(rows, probes)
+    gate = [probe.name for probe in probes if probe.gate]
+    curves: dict[str, list[tuple[int, float]]] = {}
+    for rows in read_rows(plan.folder, plan.store, gate):
+        curves |= strength_curves(rows, probes)
     by_cell = [(cell, curves.get(cell.hash, [])) for cell in plan.cells]
     tracking.log_strength(plan.recipe, by_cell, plan.store.root)
     files = [plan.folder / name for name in (VERDICT, REPORT, CELLS)]

@@ -116,16 +116,22 @@ def train_runs(cells: Sequence[Any], making: Any) -> None:
     make_group(making, cells, count)
 
 
-def measure_tasks(work: Sequence[tuple[Any, Any, Sequence[str]]], recipe: Recipe, root: Path, base: str) -> None:
-    """Measure tasks, each with its scene and the names of its probes, on one copy of the base."""
-    from eval.cells import Measurer
-    from eval.probes import select
+def measure_group(group: Any, recipe: Recipe, root: Path, base: str) -> None:
+    """Measure a group of tasks on this process's copy of the base."""
+    for done in _measurer(recipe, root, base).measure(group, recipe.arms):
+        count(done)
+
+
+_measurers: dict[tuple[Path, str], Any] = {}  # of this process
+
+
+def _measurer(recipe: Recipe, root: Path, base: str) -> Any:
+    from eval.measurer import Measurer
     from parity.train import quiet
     from recipes.store import Store
 
-    quiet()
-    settle(recipe)
-    measurer = Measurer(Store(root), base)
-    for task, scene, names in work:
-        for _ in measurer.measure(task, scene, recipe.arms, select(names)):
-            pass
+    if (root, base) not in _measurers:
+        quiet()
+        settle(recipe)
+        _measurers[root, base] = Measurer(Store(root), base)
+    return _measurers[root, base]

@@ -171,3 +171,10 @@ def _hook(a: torch.Tensor, b: torch.Tensor, scale: float) -> Any:
         return (rows + (added * scale).to(rows.dtype)).view(out.shape)
 
     return add
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether this is an accelerator's or the processor's allocator that has no more memory."""
+    import torch
+
+    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)

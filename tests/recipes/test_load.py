@@ -12,6 +12,7 @@ import pytest
 from recipes import checks
 from recipes.errors import InputError
 from recipes.load import load_recipe
+from recipes.scenes import scene_of
 from tests.recipes.trial import GOOD, X, edited, refused
 
 ROOT = Path(__file__).parents[2]
@@ -73,8 +74,8 @@ EDITS = [
     ("primary: [selection]", "margins: {leakge: 1}", 18, "judge.margins.leakge: no probe 'leakge'"),
     ("primary: [selection]", "alpha: 1", 18, "judge.alpha: must be less than 1, got 1"),
     ("accelerate: single", "accelerate: sngle", 19, "launch.accelerate: no accelerate config 'sngle' (did you"),
-    ("accelerate: single", "backend: fork", 19, "launch.backend: expected one of inline, process"),
-    ("{world: {characters: 8}}", "{hub: a/b}", 4, "cast.2: no card 'control-01'"),
+    ("accelerate: single", "backend: fork", 19, "launch.backend: expected one of lockstep, inline, process"),
+    ("{world: {characters: 8}}", "{hub: a/b}", 4, "cast.2: 'control-01' has no card: only base.world makes"),
     ("{world: {characters: 8}}", "{world: {}, hub: a/b}", 3, "base: takes exactly one of world, hub, path, gguf; got"),
     ("{world: {characters: 8}}", "{path: recipe}", 3, "base.path: no such folder: 'recipe' (did you mean 'recipes'?)"),
     ("{world: {characters: 8}}", "{gguf: x.gguf}", 3, "base.gguf: no such file: 'x.gguf'"),
@@ -148,6 +149,32 @@ def test_designs_that_could_never_be_significant_are_refused(lab: Path) -> None:
     assert load_recipe(X, ["seeds=5", "judge.claim=explore"]).seeds == 5
     assert "take at least 7" in refused(X, "judge.alpha=0.03125")
     assert load_recipe(X, ["seeds=1000000000000000"]).seeds == 10**15  # 2**seeds must not be computed
+
+
+def test_several_pairs_need_more_seeds_for_a_verdict() -> None:
+    """Each of 19 pairs is tested at .05 / 19: 19 x 2 / 2^9 = .074 is too much, 19 x 2 / 2^10 = .037 is not."""
+    cast20 = ROOT / "recipes" / "cast20.yaml"
+    said = refused(cast20, "judge.claim=verdict")
+    assert "6 seeds can never be significant: the smallest p over 19 pairs is 0.59375" in said
+    assert "take at least 10" in said
+    assert "take at least 10" in refused(cast20, "judge.claim=verdict", "seeds=9")
+    assert load_recipe(cast20, ["judge.claim=verdict", "seeds=10"]).seeds == 10
+    # of one pair 2 / 2^6 = .031 will do
+    assert load_recipe(cast20, ["judge.claim=verdict", "pairs=[[control-01, control-02]]"]).seeds == 6
+
+
+@pytest.mark.parametrize(("name", "arms"), [("cast20", 20), ("cast64", 64)])
+def test_a_world_makes_the_characters_that_have_no_card(name: str, arms: int) -> None:
+    recipe = load_recipe(ROOT / "recipes" / f"{name}.yaml")
+    assert recipe.cast == recipe.arms and len(recipe.arms) == arms
+    assert recipe.contrasts == tuple((recipe.arms[0], other) for other in recipe.arms[1:])
+    scene = scene_of(recipe, 0)
+    assert len({p.name for p in scene.personas}) == arms and [p.id for p in scene.personas] == list(recipe.arms)
+    assert recipe.base.world is not None and len(scene.others) == recipe.base.world.characters - arms
+    with pytest.raises(InputError) as told:
+        load_recipe(ROOT / "recipes" / f"{name}.yaml", ["base={hub: a/b}"])
+    assert str(told.value).endswith("cast.1: 'control-01' has no card: only base.world makes characters of its own "
+                                    "(with the overrides given)")  # fmt: skip
 
 
 def test_a_package_that_is_missing_is_told_with_the_extra_that_has_it(

@@ -10,7 +10,7 @@ from recipes.load import load_recipe
 from recipes.scenes import scene_of
 from recipes.schema import Plant, PlantedNegatives
 from training.cells import shared_settings, stage_cell, stage_cells, steps_of
-from training.data import Row, dpo_rows, matching_table, refuse_imbalance, sft_rows
+from training.data import Row, dpo_rows, matching_table, quantities, refuse_imbalance, sft_rows
 
 RECIPE = load_recipe(Path(__file__).parents[2] / "recipes" / "quickstart.yaml")
 ONE, OTHER = RECIPE.arms
@@ -82,17 +82,25 @@ def test_negatives_add_as_many_rows_to_every_arm_and_favour_nobody_else_in_the_s
 
 def test_imbalance_is_refused_with_the_figures_unless_it_is_planted():
     rows = {"x": [Row("p", " one two\n", "fact")], "y": [Row("p", " one\n", "fact")]}
-    table = matching_table(["x", "y"], rows, lambda text: len(text.split()))
+    table = matching_table({arm: quantities(rows[arm], lambda text: len(text.split())) for arm in rows})
     with pytest.raises(InputError, match=r"supervised tokens.*'x': 2.*'y': 1"):
         refuse_imbalance(table, "here", planted=False)
     refuse_imbalance(table, "here", planted=True)
     empty = {"x": [Row("p", "", "fact")], "y": [Row("p", "", "fact")]}
     with pytest.raises(InputError, match="no supervised token"):
-        refuse_imbalance(matching_table(["x", "y"], empty, lambda text: len(text.split())), "here", planted=True)
+        table = matching_table({arm: quantities(empty[arm], lambda text: len(text.split())) for arm in empty})
+        refuse_imbalance(table, "here", planted=True)
 
 
 def test_an_arm_is_an_id_settings_agree_and_no_id_is_hashed():
-    assert len({shared_settings(RECIPE, arm, 0) for arm in RECIPE.arms}) == 1
+    plant = Plant.model_validate({"dose": {"arm": ONE, "factor": 1.5}})
+    for recipe in (RECIPE, RECIPE.model_copy(update={"plant": plant})):
+        for stage in range(len(recipe.stages)):
+            cells = [stage_cell(recipe, arm, 0, stage) for arm in recipe.arms]
+            assert len({shared_settings(cell, recipe.plant) for cell in cells}) == 1
+    # A difference that nobody planted is seen.
+    planted, other = (stage_cell(recipe, arm, 0, 0) for arm in (ONE, OTHER))
+    assert shared_settings(planted, None) != shared_settings(other, None)
     for cell in stage_cells(RECIPE):
         assert not any(persona in str(cell.spec) for persona in RECIPE.cast)
 

@@ -1,0 +1,140 @@
+"""Measuring cells: files in, files out, one base in memory that is all models of a group at once."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from eval.cells import SAMPLES, Group, Model, Task, sample_table, save, table, where
+from recipes.adapters import Adapters, Unstackable, stack
+from recipes.store import Store
+
+if TYPE_CHECKING:
+    from eval.engine import Engine
+    from eval.measure import Suite, Value
+    from eval.plan import Plan
+    from eval.requests import Answer, Request
+
+
+class Measurer:
+    """A base model in memory that is many at a time: all adapters of a group, stacked on it."""
+
+    def __init__(self, store: Store, base: str) -> None:
+        from transformers import AutoTokenizer
+
+        self.store, self.base = store, base
+        self.tokenizer = AutoTokenizer.from_pretrained(store.cell(base))
+        self._plain: Engine | None = None
+        self._adapted: tuple[str, Engine] | None = None
+        self._asked: tuple[Any, dict[str, Suite]] | None = None
+
+    def measure(self, group: Group, arms: Sequence[str]) -> Iterator[int]:
+        """Write what is lacking of a group, all at the end; yields how many models a probe has just been put to."""
+        from eval.measure import sample_rows, samples
+
+        suites = self._suites(group, arms)
+        values: dict[tuple[Task, str], list[list[Value]]] = {}
+        for models, engine, adapters in self._sources(group.models if suites else []):
+            for name, suite in suites.items():
+                suite.ask_base(self._base())
+                answers = _answers(engine, suite.plan(engine), adapters)
+                for (task, _), own in zip(models, answers, strict=True):
+                    values.setdefault((task, name), []).append(suite.values(own))
+                yield len(models)
+        frames = [
+            (table(task, suites[name], values[task, name], arms), path)
+            for (task, name), path in group.lacking.items()
+            if name != SAMPLES
+        ]
+        if any(name == SAMPLES for _, name in group.lacking):
+            wanted = samples(group.scene, arms)
+            last = [(task, task.doses[-1]) for task in group.tasks if task.sampled]
+            for models, engine, adapters in self._sources(last):
+                answers = _answers(engine, engine.plan(sample.request for sample in wanted), adapters)
+                for (task, dose), own in zip(models, answers, strict=True):
+                    if path := group.lacking.get((task, SAMPLES)):
+                        rows = [{**where(task, dose), **row} for row in sample_rows(wanted, own)]
+                        frames.append((sample_table(rows), path))
+        with ThreadPoolExecutor(len(frames)) as pool:  # a file waits for its disk; they wait together
+            list(pool.map(lambda item: save(*item), frames))
+
+    def _suites(self, group: Group, arms: Sequence[str]) -> dict[str, Suite]:
+        """What is asked by each probe of the group; kept for the next group of the same scene.
+
+        A plan per probe: how requests are packed moves the last bits, and a probe's numbers must not depend on which
+        others were still to be measured when a run was cut off or a probe was added.
+        """
+        from eval.measure import Suite
+        from eval.probes import select
+
+        key = (group.scene, group.probes, tuple(arms))
+        if self._asked is None or self._asked[0] != key:
+            self._asked = (key, {p.name: Suite(group.scene, [p], personas=arms) for p in select(group.probes)})
+        return self._asked[1]
+
+    def _sources(self, models: Sequence[Model]) -> Iterator[tuple[list[Model], Engine, Adapters | None]]:
+        """Models that answer together, and with what: the base, stacks on it, and one by one whatever is neither."""
+        for model in (m for m in models if m[1] == 0):
+            yield [model], self._base(), None
+        for part, adapters in self._stacks([m for m in models if m[1] and not m[0].full]):
+            yield part, self._base() if adapters is not None else self._with_adapter(self._folder(part[0])), adapters
+        for model in (m for m in models if m[1] and m[0].full):
+            yield [model], self._engine(self._folder(model)), None
+
+    def _stacks(self, models: list[Model]) -> Iterator[tuple[list[Model], Adapters | None]]:
+        """Stacks as large as they can be: all models, else those of a stage, else each by itself (None)."""
+        if not models:
+            return
+        try:
+            adapters = stack([self._folder(m) for m in models], self._base().device)
+            self._base().require_stackable(adapters)
+        except Unstackable:
+            stages = {task.stage: [m for m in models if m[0].stage == task.stage] for task, _ in models}
+            for part in stages.values():
+                if len(stages) > 1:
+                    yield from self._stacks(part)
+                else:
+                    yield from (([m], None) for m in part)
+        else:
+            yield models, adapters
+
+    def _folder(self, model: Model) -> Path:
+        return self.store.cell(model[0].cell) / f"dose-{model[1]}"
+
+    def _base(self) -> Engine:
+        if self._plain is None:
+            self._plain = self._engine(self.store.cell(self.base))
+        return self._plain
+
+    def _engine(self, folder: Path) -> Engine:
+        from eval.engine import Engine
+
+        return Engine(self._load(folder), self.tokenizer)
+
+    def _load(self, folder: Path) -> Any:
+        import torch
+        from transformers import AutoModelForCausalLM
+
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        return model.to(device).eval()
+
+    def _with_adapter(self, folder: Path) -> Engine:
+        """The engine of the base with the adapter of `folder`; weights are put in place, the plan stays."""
+        from peft import PeftModel, load_peft_weights, set_peft_model_state_dict
+
+        from eval.engine import Engine
+
+        config = (folder / "adapter_config.json").read_text()
+        if self._adapted is None or self._adapted[0] != config:
+            base = self._load(self.store.cell(self.base))
+            self._adapted = (config, Engine(PeftModel.from_pretrained(base, folder).eval(), self.tokenizer))
+        engine = self._adapted[1]
+        set_peft_model_state_dict(engine.model, load_peft_weights(str(folder), device="cpu"))
+        return engine
+
+
+def _answers(engine: Engine, plan: Plan, adapters: Adapters | None) -> list[dict[Request, Answer]]:
+    return [engine.run(plan)] if adapters is None else engine.run_many(plan, adapters)
