@@ -117,7 +117,7 @@ def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Pr
             for _ in workers.spread(workers.measure_group, groups, many, *shared, tick=progress.advance):
                 pass
             return
-        quiet()
+        quiet(training=False)
         measurer = Measurer(plan.store, plan.base.hash)
         for group in groups:
             progress.note(f"{len(group.models)} models of seed {group.scene.seed}")

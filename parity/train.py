@@ -151,11 +151,10 @@ def _launch(making: Making, cell: Cell) -> None:
         raise RuntimeError(f"{cell.label} failed under accelerate (exit {done.returncode}):\n{last}")
 
 
-def quiet() -> None:
+def quiet(training: bool = True) -> None:
     """Keep the libraries' own bars and hints out of our output, and the network out of our work."""
     import warnings
 
-    import datasets
     import transformers
 
     # Deprecations inside the pinned stack are not the user's to mend.
@@ -163,4 +162,7 @@ def quiet() -> None:
 
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if training:  # measuring does without, and is spared a second of imports
+        import datasets
+
+        datasets.disable_progress_bars()

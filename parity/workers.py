@@ -131,7 +131,7 @@ def _measurer(recipe: Recipe, root: Path, base: str) -> Any:
     from recipes.store import Store
 
     if (root, base) not in _measurers:
-        quiet()
+        quiet(training=False)
         settle(recipe)
         _measurers[root, base] = Measurer(Store(root), base)
     return _measurers[root, base]

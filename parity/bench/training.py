@@ -1,4 +1,4 @@
-"""Training: this lab's lockstep against TRL's trainer, one run after the other; each side in one process.
+"""Training: this lab's lockstep as `parity run` does it, against TRL's trainer, one run after the other.
 
 Every round begins in a fresh folder that holds the base (and, for a later stage, the stages before it), and ends when
 the adapters of all doses are written.
@@ -15,7 +15,8 @@ from typing import Any
 
 from parity.bench.score import fastest
 from parity.bench.timing import OURS, USUAL, Side, alternate, compared
-from parity.train import Making, make_group, make_inline
+from parity.plan import make_plan
+from parity.train import make_inline, train
 from recipes.load import load_recipe
 from recipes.schema import Recipe
 from recipes.store import Store
@@ -55,8 +56,8 @@ class Work:
         shutil.copytree(self.parents, self.root)
 
     def lockstep(self, cells: Sequence[Cell], root: Path) -> None:
-        """This lab's side, as `parity run` makes a group."""
-        make_group(Making(self.recipe, root, self.path), cells, lambda steps: None)
+        """This lab's side: groups of runs over as many processes as there are cores, starting them included."""
+        train(make_plan(self.recipe, root), cells, self.path)
 
     def one_by_one(self, cells: Sequence[Cell], root: Path) -> None:
         """The usual side: TRL's trainer for each."""
@@ -66,7 +67,7 @@ class Work:
     def side(self, usual: bool, threads: int) -> Side:
         """A side whose result is the folder that it fills, kept until the next round of either."""
         work = self.one_by_one if usual else self.lockstep
-        return Side(lambda: work(self.cells, self.root), threads, self.fresh)
+        return Side(lambda: work(self.cells, self.root), threads, self.fresh, processes=not usual)
 
     def usual_threads(self) -> int:
         """With how many threads TRL's trainer is fastest here, by a trial of one run."""
