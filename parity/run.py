@@ -110,7 +110,7 @@ def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Pr
         return
     workers.settle(plan.recipe)
     doses = sum(len(group.models) for group in groups)
-    many = workers.workers_for(plan.recipe, len(groups) if doses >= FEWEST_DOSES else 1, fewest=2)
+    many = workers.workers_for(plan.recipe, len(groups) if doses >= FEWEST_DOSES else 1)
     with Progress("measuring", sum(group.cost for group in groups)) as progress:
         if many > 1:
             shared = (plan.recipe, plan.store.root, plan.base.hash)

@@ -49,7 +49,7 @@ def train(plan: Plan, cells: Sequence[Cell], recipe_file: Path, overrides: Seque
         return
     making = Making(plan.recipe, plan.store.root.absolute(), recipe_file.absolute(), tuple(overrides))
     groups = list(_groups(plan, cells))
-    many = workers.workers_for(plan.recipe, len(groups), fewest=2)
+    many = workers.workers_for(plan.recipe, len(groups))
     # Cells differ in cost: progress counts optimiser steps.
     with Progress("training", sum(cell.spec["steps"][-1] for group in groups for cell in group)) as progress:
         if many > 1:

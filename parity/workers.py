@@ -17,7 +17,6 @@ from recipes.schema import Recipe
 
 Job = TypeVar("Job")
 POLL_SECONDS = 0.5  # between looks at how far the processes are
-FEWEST_JOBS = 6  # below this, starting processes (4 s of imports each) costs more than it saves
 
 
 def cores() -> int:
@@ -38,11 +37,11 @@ def settle(recipe: Recipe) -> None:
         torch.set_num_threads(1)
 
 
-def workers_for(recipe: Recipe, jobs: int, fewest: int = FEWEST_JOBS) -> int:
-    """How many processes to use; 1 means: in this one, as for less than `fewest` jobs."""
+def workers_for(recipe: Recipe, jobs: int) -> int:
+    """How many processes to use; 1 means: in this one."""
     import torch
 
-    if not small(recipe) or torch.cuda.is_available() or jobs < fewest:
+    if not small(recipe) or torch.cuda.is_available() or jobs < 2:
         return 1
     return min(cores(), jobs)
 

@@ -137,3 +137,17 @@ def test_groups_depend_on_the_tasks_alone(store, tasks, monkeypatch):
     lost.unlink()
     (group,) = groups_of(tasks, store, ARMS, select(NAMES))
     assert group.tasks == groups[1].tasks and list(group.lacking.values()) == [lost]
+
+
+def test_a_full_model_of_nans_is_an_outcome(store, tasks, scene, tokenizer):
+    """Its tree and plain forwards do not agree, so that it needs a plan of its own."""
+    broken = make_model("llama", len(tokenizer))
+    with torch.no_grad():
+        broken.lm_head.weight.fill_(float("nan"))
+    broken.save_pretrained(store.cell("whole") / "dose-1")
+    measure(store, tasks)
+    outcomes = {
+        t.cell: set(pl.read_parquet(t.file(store, "selection", 1, scene, ARMS))["outcome"]) for t, _ in tasks[2:]
+    }
+    assert outcomes.pop("whole") == {"nan"}
+    assert set.union(*outcomes.values()) == {"ok"}
