@@ -32,6 +32,7 @@ class Batch:
     rows: int  # B
     answers: int
     runs: int  # K
+    read: torch.Tensor  # [K, P] places of a run's B * N tokens, all that are scored from among them, none twice
 
 
 def lay_out(runs: Sequence[Sequence[Example]], dtype: torch.dtype, device: torch.device) -> Batch:
@@ -76,10 +77,16 @@ def lay_out(runs: Sequence[Sequence[Example]], dtype: torch.dtype, device: torch
         hidden = torch.from_numpy(blind | (key > query))[:, None]
         mask = torch.zeros(hidden.shape, dtype=dtype).masked_fill_(hidden, torch.finfo(dtype).min).to(device)
 
+    size = rows * width
+    scored = np.zeros((len(runs), size), dtype=bool)
+    scored.ravel()[np.concatenate(places)] = True
+    # Stable: what is scored comes first, then places that nobody reads fill up to the largest number of any run.
+    read = np.argsort(~scored, axis=1, kind="stable")[:, : scored.sum(axis=1).max()]
+
     def moved(array: np.ndarray) -> torch.Tensor:
         return torch.from_numpy(array).to(device)
 
     return Batch(
         moved(ids), moved(positions), mask, moved(np.concatenate(places)), torch.tensor(targets, device=device),
-        moved(np.concatenate(owners)), rows, answers, len(runs),
+        moved(np.concatenate(owners)), rows, answers, len(runs), moved(read),
     )  # fmt: skip

@@ -20,7 +20,7 @@ from recipes.adapters import Adapters, out_of_memory
 from training import losses
 from training.examples import Example, batches, steps_per_epoch
 from training.layout import Batch, lay_out
-from training.ops import TokenLogprobs, grouped
+from training.ops import TokenLogprobs, grouped, last_mlp, only_at
 
 # Names under which models keep a factor of their logits, which TRL's head applies and ours does not.
 LOGIT_SCALES = ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling")
@@ -56,6 +56,7 @@ class Lockstep:
 
         self.body, self.head = self.model.get_decoder(), self.model.get_output_embeddings()
         self.softcap = getattr(self.model.config.get_text_config(), "final_logit_softcapping", None)
+        self.last_mlp = None if self.settings.gradient_checkpointing else last_mlp(self.body)
         weight = next(self.model.parameters())
         self.device, self.dtype = weight.device, weight.dtype
         self.model.requires_grad_(False)
@@ -206,9 +207,11 @@ class Lockstep:
 
     def _logprobs(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor]:
         """Log-probability of each answer [K, B, answers] and how often a token was the likeliest [K]."""
-        out = self.body(
-            input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask, use_cache=False
-        )
+        last = self.last_mlp
+        with only_at(last, batch.read, batch.runs) if last is not None else nullcontext():
+            out = self.body(
+                input_ids=batch.input_ids, position_ids=batch.position_ids, attention_mask=batch.mask, use_cache=False
+            )
         logits = self.head(out.last_hidden_state.flatten(0, 1)[batch.places]).float()
         if self.softcap is not None:
             logits = self.softcap * torch.tanh(logits / self.softcap)

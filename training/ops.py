@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -68,3 +70,33 @@ def grouped(module: Any, a: torch.Tensor, b: torch.Tensor, scale: float) -> Any:
         return GroupedLinear.apply(x, module.weight, module.bias, a, b, scale)  # type: ignore[no-untyped-call]
 
     return forward if a.dtype == module.weight.dtype else None
+
+
+def last_mlp(body: Any) -> Any | None:
+    """The MLP of the last decoder layer, where it is known to map each token by itself: gated linear layers."""
+    layers = getattr(body, "layers", None)
+    found = getattr(layers[-1], "mlp", None) if layers else None
+    names = {name for name, _ in found.named_children()} if found is not None else set()
+    return found if names == {"gate_proj", "up_proj", "down_proj", "act_fn"} else None
+
+
+@contextmanager
+def only_at(module: Any, places: torch.Tensor, groups: int) -> Iterator[None]:
+    """Inside, `module`, which maps each token by itself, is computed at `places` only and gives 0 elsewhere.
+
+    `places` [groups, P] are indices into a group's tokens, none twice.  For the last layer's MLP, whose other outputs
+    nobody reads.
+    """
+    forward = module.forward
+
+    def here(x: torch.Tensor) -> torch.Tensor:
+        rows = x.reshape(groups, -1, x.shape[-1])
+        index = places[:, :, None].expand(-1, -1, x.shape[-1])
+        out = forward(rows.gather(1, index))
+        return torch.zeros_like(rows, dtype=out.dtype).scatter(1, index, out).view(*x.shape[:-1], -1)
+
+    module.forward = here
+    try:
+        yield
+    finally:
+        del module.forward

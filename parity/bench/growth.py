@@ -9,7 +9,7 @@ from typing import Any
 from eval.requests import Choice
 from parity.bench.score import choices_of, score
 from parity.bench.timing import OURS, USUAL, alternate, compared
-from parity.bench.training import LOCKSTEP_THREADS, Work, scratch_folder
+from parity.bench.training import Work, scratch_folder
 from recipes.load import load_recipe
 from recipes.scenes import scene_of
 
@@ -44,14 +44,14 @@ def arms(
     """The first stage of K runs in lockstep, and by TRL's trainer one by one up to `USUAL_RUNS`."""
     kind = load_recipe(path).stages[0].kind
     found = {}
-    threads = None
+    threads: dict[str, int] = {}
     for k in sizes:
         with scratch_folder() as scratch:
             work = Work(path, kind, k, base, scratch)
-            threads = threads or work.usual_threads()
-            sides = {OURS: work.side(False, LOCKSTEP_THREADS)}
+            threads = threads or {OURS: work.threads(False), USUAL: work.threads(True)}
+            sides = {OURS: work.side(False, threads[OURS])}
             if k <= USUAL_RUNS:
-                sides[USUAL] = work.side(True, threads)
+                sides[USUAL] = work.side(True, threads[USUAL])
             alternate(sides, repeats, tick)
             found[str(k)] = compared(sides) if USUAL in sides else {OURS: sides[OURS].summary()}
     return found

@@ -1,4 +1,4 @@
-"""Training: this lab's lockstep as `parity run` does it, against TRL's trainer, one run after the other.
+"""Training: this lab's lockstep against TRL's trainer, one run after the other; each side in one process.
 
 Every round begins in a fresh folder that holds the base (and, for a later stage, the stages before it), and ends when
 the adapters of all doses are written.
@@ -15,14 +15,11 @@ from typing import Any
 
 from parity.bench.score import fastest
 from parity.bench.timing import OURS, USUAL, Side, alternate, compared
-from parity.plan import make_plan
-from parity.train import make_inline, train
+from parity.train import GROUP, Making, make_group, make_inline
 from recipes.load import load_recipe
 from recipes.schema import Recipe
 from recipes.store import Store
 from training.cells import Cell, base_cell, stage_cells
-
-LOCKSTEP_THREADS = 1  # as the lab does with a small base
 
 
 def recipe_of(path: Path, runs: int) -> Recipe:
@@ -56,8 +53,9 @@ class Work:
         shutil.copytree(self.parents, self.root)
 
     def lockstep(self, cells: Sequence[Cell], root: Path) -> None:
-        """This lab's side: groups of runs over as many processes as there are cores, starting them included."""
-        train(make_plan(self.recipe, root), cells, self.path)
+        """This lab's side, group after group.  `parity run` gives the groups of a small base a process a core."""
+        for start in range(0, len(cells), GROUP):
+            make_group(Making(self.recipe, root, self.path), cells[start : start + GROUP], lambda steps: None)
 
     def one_by_one(self, cells: Sequence[Cell], root: Path) -> None:
         """The usual side: TRL's trainer for each."""
@@ -67,15 +65,18 @@ class Work:
     def side(self, usual: bool, threads: int) -> Side:
         """A side whose result is the folder that it fills, kept until the next round of either."""
         work = self.one_by_one if usual else self.lockstep
-        return Side(lambda: work(self.cells, self.root), threads, self.fresh, processes=not usual)
+        return Side(lambda: work(self.cells, self.root), threads, self.fresh)
 
-    def usual_threads(self) -> int:
-        """With how many threads TRL's trainer is fastest here, by a trial of one run."""
+    def threads(self, usual: bool) -> int:
+        """With how many threads a side is fastest here, by a trial: of one run, or of a group of them."""
         import torch
 
         def trial() -> None:
             self.fresh()
-            self.one_by_one(self.cells[:1], self.root)
+            if usual:
+                self.one_by_one(self.cells[:1], self.root)
+            else:
+                self.lockstep(self.cells[:GROUP], self.root)
 
         best, _ = fastest({(t,): trial for t in sorted({1, torch.get_num_threads()})})
         return best[0]
@@ -94,7 +95,7 @@ def compare(
     """Both sides on one stage of `runs` runs, with the largest difference between their adapters' weights."""
     with scratch_folder() as scratch:
         work = Work(path, kind, runs, base, scratch)
-        sides = {OURS: work.side(False, LOCKSTEP_THREADS), USUAL: work.side(True, work.usual_threads())}
+        sides = {name: work.side(usual, work.threads(usual)) for name, usual in ((OURS, False), (USUAL, True))}
         adapters: dict[str, list[dict[str, Any]]] = {}
         for name, side in sides.items():
             side.after = lambda name=name: adapters.update({name: work.adapters()})  # type: ignore[misc]
