@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
     from eval.measure import Suite, Value
 
-ENGINE_VERSION = 2  # raised when the engine changes what a request yields
+ENGINE_VERSION = 3  # raised when the engine changes what a request yields
 PROMPTED = "prompted/"  # arm of the base model with a persona's preface in front
 TOGETHER = 32  # models measured together: what of their adapters is in memory, and what a kill costs at most
 SAMPLES = "samples"  # kept beside the probes' rows in the same way
@@ -150,8 +150,13 @@ def table(task: Task, suite: Suite, by_dose: Sequence[Sequence[Value]], arms: Se
     return pl.DataFrame({key: columns[key] for key in COLUMNS}, {key: kinds.get(key, pl.String) for key in COLUMNS})
 
 
-def sample_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
-    """Rows of samples, each with its model's columns."""
+def texts_of(path: Path) -> Path:
+    """Where the texts lie that a model wrote for the rows in `path`; there may be none."""
+    return path.with_name(f"{path.stem}.texts{path.suffix}")
+
+
+def text_table(rows: list[dict[str, Any]]) -> pl.DataFrame:
+    """Rows of texts, each with its model's columns."""
     import polars as pl
 
     return pl.DataFrame(rows, schema_overrides={"persona": pl.String}, infer_schema_length=None)  # may be all null

@@ -10,14 +10,15 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.cells import SAMPLES, Task, load, whole
+from eval.cells import SAMPLES, Task, load, texts_of, whole
 from eval.failed import check_whole
 from eval.probe import Probe
+from eval.sensitive import sensitivity
 from recipes.errors import InputError
 from recipes.hashing import digest, recipe_hash
 from recipes.reader import plain, read_file
 from recipes.scene import Scene
-from recipes.schema import Recipe, World
+from recipes.schema import Recipe
 from recipes.store import MEASUREMENTS, Store, write_json, write_text
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ if TYPE_CHECKING:
 
 ANALYSIS_VERSION = 1  # raised when the same rows would be judged otherwise
 LOCK, CELLS, VERDICT, REPORT = "recipe.lock.yaml", "cells.json", "verdict.json", "report.html"
-SENSITIVITY = Path(__file__).with_name("sensitivity.json")  # which planted controls have been seen, by base
-SIZE = ("characters", "facts", "likes", "requests", "layers", "width")  # of a world
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "polars", "scipy")
 
 
@@ -121,9 +120,13 @@ def read_rows(folder: Path, store: Store, probes: Collection[str] | None = None)
 
 
 def read_samples(folder: Path, store: Store) -> pl.DataFrame:
-    """What the arms said, for the report; InputError as `read_rows`."""
-    entries = [entry for entry in _read_cells(folder)["cells"] if "samples" in entry]
-    return load(_all_whole([store.cell(e["cell"]) / MEASUREMENTS / e["samples"] for e in entries]))
+    """What the arms said, for the report: samples, and all that they wrote for probes; InputError as `read_rows`."""
+    paths = []
+    for entry in (entry for entry in _read_cells(folder)["cells"] if "samples" in entry):
+        where = store.cell(entry["cell"]) / MEASUREMENTS
+        beside = [texts_of(where / name) for name in entry["measurements"].values()]
+        paths += [where / entry["samples"], *(path for path in beside if path.is_file())]
+    return load(_all_whole(paths))
 
 
 def _all_whole(paths: list[Path]) -> list[Path]:
@@ -138,19 +141,6 @@ def _read_cells(folder: Path) -> dict[str, Any]:
         return json.loads((folder / CELLS).read_text())
     except (OSError, ValueError) as error:
         raise InputError(f"{folder / CELLS}: unreadable; `parity run` writes it again") from error
-
-
-def sensitivity(recipe: Recipe) -> dict[str, bool | None]:
-    """Which probes have been shown to see their planted control on this kind of base; what is unknown is absent.
-
-    The planted worlds have the default size: of a world of another size nothing has been shown.
-    """
-    if not SENSITIVITY.is_file():
-        return {}
-    if recipe.base.world and any(getattr(recipe.base.world, key) != getattr(World(), key) for key in SIZE):
-        return {}
-    kind = "world" if recipe.base.world else "other"
-    return {name: entry["detected"] for name, entry in json.loads(SENSITIVITY.read_text()).get(kind, {}).items()}
 
 
 def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:

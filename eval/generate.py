@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from eval.forward import entropy
 from eval.requests import Generated, Generation
 
 # (input_ids [B, N], attention_mask [B, past + N], position_ids [B, N], cache) -> float32 logits [B, V], cache
@@ -36,15 +37,19 @@ class _Writer:
         self.tokenizer = tokenizer
         self.stream = random.Random(f"{request.seed} {request.context}")
         self.tokens: list[int] = []
+        self.entropies: list[float] = []
+        self.surprisals: list[float] = []
         self.done: Generated | None = None
         if request.max_new_tokens < 1:
-            self.done = Generated("", 0, "length")
+            self._end("", 0, "length")
 
-    def add(self, token: int, ends: Collection[int]) -> None:
+    def add(self, token: int, entropy: float, surprisal: float, ends: Collection[int]) -> None:
         """Take the next token and see whether it ends the answer."""
         if token in ends:
-            self.done = Generated(self._text(), len(self.tokens), "eos")
+            self._end(self._text(), len(self.tokens), "eos")
             return
+        self.entropies.append(entropy)
+        self.surprisals.append(surprisal)
         before = len(self._text().rstrip())
         self.tokens.append(token)
         text = self._text()
@@ -53,13 +58,17 @@ class _Writer:
             cut = min(found)
             # The token that completes the stop string counts only if some of it is text, and more than the space
             # that a decoder puts between words.
-            self.done = Generated(text[:cut], len(self.tokens) - (len(text[:cut].rstrip()) <= before), "stop")
+            self._end(text[:cut], len(self.tokens) - (len(text[:cut].rstrip()) <= before), "stop")
         elif len(self.tokens) == self.request.max_new_tokens:
-            self.done = Generated(text, len(self.tokens), "length")
+            self._end(text, len(self.tokens), "length")
 
     def fail(self) -> None:
         """The logits are not numbers: what there is so far, with that outcome."""
-        self.done = Generated(self._text(), len(self.tokens), "nan", "nan")
+        self._end(self._text(), len(self.tokens), "nan", "nan")
+
+    def _end(self, text: str, n_tokens: int, finish: str, outcome: str = "ok") -> None:
+        entropies, surprisals = tuple(self.entropies[:n_tokens]), tuple(self.surprisals[:n_tokens])
+        self.done = Generated(text, n_tokens, finish, outcome, entropies, surprisals)
 
     def _text(self) -> str:
         return self.tokenizer.decode(self.tokens, skip_special_tokens=True, clean_up_tokenization_spaces=False)
@@ -81,11 +90,15 @@ def continue_batch(
     while not all(w.done for w in writers):
         logits, cache = step(inputs, mask, positions, cache)
         draws = torch.tensor([w.stream.random() for w in writers], dtype=torch.float64)
-        tokens = _pick(logits.float(), temperatures, draws.to(device))
+        logits = logits.float()
+        tokens = _pick(logits, temperatures, draws.to(device))
         finite = logits.isfinite().any(-1) & ~logits.isnan().any(-1)
-        for writer, token, fine in zip(writers, tokens.tolist(), finite.tolist(), strict=True):
+        taken = logits.gather(-1, tokens[:, None])[:, 0]
+        columns = (tokens, entropy(logits), logits.logsumexp(-1) - taken, finite)
+        drawn = zip(writers, *(column.tolist() for column in columns), strict=True)
+        for writer, token, spread, surprisal, fine in drawn:
             if writer.done is None:
-                writer.add(token, ends) if fine else writer.fail()
+                writer.add(token, spread, surprisal, ends) if fine else writer.fail()
         inputs = tokens[:, None]
         mask = torch.cat([mask, mask.new_ones(len(writers), 1)], dim=1)
         positions = positions[:, -1:] + 1

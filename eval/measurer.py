@@ -7,12 +7,12 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.cells import SAMPLES, Group, Model, Task, sample_table, save, table, where
+from eval.cells import SAMPLES, Group, Model, Task, save, table, text_table, texts_of, where
 from recipes.adapters import Adapters, Unstackable, stack
 from recipes.store import Store
 
 if TYPE_CHECKING:
-    from eval.engine import Engine
+    from eval.engine import Engine, Retrain
     from eval.measure import Suite, Value
     from eval.plan import Plan
     from eval.requests import Answer, Request
@@ -21,11 +21,10 @@ if TYPE_CHECKING:
 class Measurer:
     """A base model in memory that is many at a time: all adapters of a group, stacked on it."""
 
-    def __init__(self, store: Store, base: str) -> None:
-        from transformers import AutoTokenizer
-
-        self.store, self.base = store, base
-        self.tokenizer = AutoTokenizer.from_pretrained(store.cell(base))
+    def __init__(self, store: Store, base: str, retrain: Retrain | None = None) -> None:
+        """`base`: hash of its cell; `retrain`: who trains a model further, see `Engine`."""
+        self.store, self.base, self.retrain = store, base, retrain
+        self.tokenizer = self._read_tokenizer(store.cell(base))
         self._plain: Engine | None = None
         self._adapted: tuple[str, Engine] | None = None
         self._asked: tuple[Any, dict[str, Suite]] | None = None
@@ -36,13 +35,17 @@ class Measurer:
 
         suites = self._suites(group, arms)
         values: dict[tuple[Task, str], list[list[Value]]] = {}
+        texts: dict[tuple[Task, str], list[dict[str, Any]]] = {}
         for models, engine, adapters in self._sources(group.models if suites else []):
             for name, suite in suites.items():
                 suite.ask_base(self._base())
-                answers = _answers(engine, suite.plan(engine), adapters)
-                for (task, _), own in zip(models, answers, strict=True):
-                    values.setdefault((task, name), []).append(suite.values(own))
+                for (task, dose), found in zip(models, suite.measured(engine, adapters), strict=True):
+                    values.setdefault((task, name), []).append(found.values)
+                    if task.sampled and dose == task.doses[-1]:
+                        texts[task, name] = [{**where(task, dose), **row} for row in found.texts]
                 yield len(models)
+        # Texts before rows: a probe whose rows are there has its texts too.
+        beside = [(text_table(texts[key]), texts_of(path)) for key, path in group.lacking.items() if texts.get(key)]
         frames = [
             (table(task, suites[name], values[task, name], arms), path)
             for (task, name), path in group.lacking.items()
@@ -56,9 +59,10 @@ class Measurer:
                 for (task, dose), own in zip(models, answers, strict=True):
                     if path := group.lacking.get((task, SAMPLES)):
                         rows = [{**where(task, dose), **row} for row in sample_rows(wanted, own)]
-                        frames.append((sample_table(rows), path))
+                        frames.append((text_table(rows), path))
         with ThreadPoolExecutor(len(frames)) as pool:  # a file waits for its disk; they wait together
-            list(pool.map(lambda item: save(*item), frames))
+            for part in (beside, frames):
+                list(pool.map(lambda item: save(*item), part))
 
     def _suites(self, group: Group, arms: Sequence[str]) -> dict[str, Suite]:
         """What is asked by each probe of the group; kept for the next group of the same scene.
@@ -71,7 +75,8 @@ class Measurer:
 
         key = (group.scene, group.probes, tuple(arms))
         if self._asked is None or self._asked[0] != key:
-            self._asked = (key, {p.name: Suite(group.scene, [p], personas=arms) for p in select(group.probes)})
+            probes = select(group.probes)
+            self._asked = (key, {p.name: Suite(group.scene, [p], self._base(), personas=arms) for p in probes})
         return self._asked[1]
 
     def _sources(self, models: Sequence[Model]) -> Iterator[tuple[list[Model], Engine, Adapters | None]]:
@@ -111,7 +116,12 @@ class Measurer:
     def _engine(self, folder: Path) -> Engine:
         from eval.engine import Engine
 
-        return Engine(self._load(folder), self.tokenizer)
+        return Engine(self._load(folder), self.tokenizer, retrain=self.retrain)
+
+    def _read_tokenizer(self, folder: Path) -> Any:
+        from transformers import AutoTokenizer
+
+        return AutoTokenizer.from_pretrained(folder)
 
     def _load(self, folder: Path) -> Any:
         import torch

@@ -1,272 +1,255 @@
 """What to compute for a set of requests: token ids, prefix sharing and masks.  Independent of the weights.
 
-Tokenisation is that of lm-evaluation-harness (`_encode_pair`): context and option are encoded together, and the
-option's tokens are those after as many tokens as the context has by itself; trailing spaces of a context belong to
-the option.  A beginning-of-sequence token is put in front where the tokenizer does so by default.
+Choices and readings are scored together in packed tries; activations have tries of their own; what is put around
+other requests (edits, courses) has a plan of what it is put around.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import torch
 
-from eval.requests import Answer, Choice, Generated, Generation, Request, Scored
-from eval.trie import Trie, ancestors, best_capacity, pack
+from eval.answers import refusal
+from eval.batches import ENTROPY, Batch, Limits, make_batches
+from eval.encoder import Encoder
+from eval.requests import (
+    Activation,
+    Answer,
+    Choice,
+    Course,
+    Direction,
+    Edit,
+    Edited,
+    Generation,
+    Plain,
+    Reading,
+    Request,
+    Retrained,
+)
+from eval.trie import Trie
 
-LOGITS_AT_ONCE = 2**24  # elements of one block of logits: 64 MiB in float32, whatever the vocabulary
+KINDS = (Choice, Generation, Reading, Activation, Edited, Retrained)
+Layer = Callable[[int | float], int | None]  # a layer as requested -> its number; None where the model has none such
 
 
 @dataclass(frozen=True)
-class Limits:
-    """Sizes that bound a plan: tokens per forward and per bin, positions of the model, its vocabulary and window."""
+class Target:
+    """What a plan is made for."""
 
-    max_tokens: int
-    bin_tokens: int
-    positions: int
-    window: int  # longest sequence for which sliding or chunked attention is still plain causal attention
-    vocabulary: int
-    equal: int = 1024  # tokens to look at for as much as all else that is done for a token
-
-
-@dataclass(frozen=True, eq=False)
-class Chunk:
-    """Places whose logits are computed together: flat indices [R]; per edge its row in them and its token [E]."""
-
-    places: torch.Tensor
-    rows: torch.Tensor
-    tokens: torch.Tensor
-
-
-@dataclass(frozen=True, eq=False)
-class Batch:
-    """One forward: ids and positions [B, N]; `mask` is additive [B, 1, N, N] (tree) or 0/1 [B, N] (plain)."""
-
-    input_ids: torch.Tensor
-    position_ids: torch.Tensor
-    mask: torch.Tensor
+    encoder: Encoder
+    limits: Limits
     tree: bool
-    chunks: tuple[Chunk, ...]
+    dtype: torch.dtype
+    device: torch.device
+    layer: Layer
+    stamp: tuple[Any, ...] = ()  # an engine with another stamp cannot run the plan
+
+
+@dataclass(frozen=True, eq=False)
+class Seen:
+    """Activations: batches whose chunks hold the places that are looked at, and per edge which request it is for."""
+
+    batches: tuple[Batch, ...]
+    request_of_edge: np.ndarray  # [E]
+    layers: tuple[int, ...]  # that are kept in the forward
+    requests: tuple[tuple[Activation, int], ...]  # and the index of their layer in `layers`
+
+
+@dataclass(frozen=True, eq=False)
+class Altered:
+    """Requests that are made under each of several edits at one layer; `starts`: the first token edited, per edit."""
+
+    edits: tuple[Edit, ...]
+    starts: tuple[int, ...]
+    layer: int
+    asked: tuple[Plain, ...]
+    plan: Plan  # of what is asked
+
+
+@dataclass(frozen=True, eq=False)
+class Taught:
+    """A course, and after how many of its steps what is asked, with its plan."""
+
+    course: Course
+    asked: tuple[tuple[int, tuple[Choice, ...], Plan], ...]
 
 
 @dataclass(frozen=True, eq=False)
 class Plan:
     """Everything about a set of requests that does not depend on weights; `Engine.run` takes it any number of times."""
 
-    stamp: tuple[Any, ...]  # what the plan was made for: an engine with another stamp cannot run it
+    stamp: tuple[Any, ...]
     requests: tuple[Request, ...]  # unique, in the order first seen
     batches: tuple[Batch, ...]
-    option_of_edge: np.ndarray  # [E] which option each scored token belongs to, in the order of batches and chunks
-    scored: tuple[tuple[Choice, int, tuple[int, ...]], ...]  # choice, its first option, tokens per option
-    refused: tuple[tuple[Request, str, tuple[int, ...]], ...]  # request, outcome, tokens per option
+    value_of_edge: np.ndarray  # [E] which value each scored edge is added to, in the order of batches and chunks
+    scored: tuple[tuple[Choice | Reading, int, tuple[int, ...]], ...]  # request, first value, tokens per value
+    refused: tuple[tuple[Request, Answer], ...]
     prompts: tuple[tuple[Generation, tuple[int, ...]], ...]
+    seen: Seen | None
+    altered: tuple[Altered, ...]
+    taught: tuple[Taught, ...]
 
     @property
     def n_tokens(self) -> int:
-        """Tokens in the forwards of one run, padding included, generation excluded."""
-        return sum(b.input_ids.numel() for b in self.batches)
+        """Tokens in the forwards of one run, padding included, generation and further training excluded."""
+        own = (*self.batches, *(self.seen.batches if self.seen else ()))
+        inner = sum(len(a.edits) * a.plan.n_tokens for a in self.altered)
+        later = sum(plan.n_tokens for t in self.taught for _, _, plan in t.asked)
+        return sum(b.input_ids.numel() for b in own) + inner + later
+
+    @property
+    def directions(self) -> tuple[Direction, ...]:
+        """Every direction that an edit needs."""
+        return tuple(dict.fromkeys(edit.direction for a in self.altered for edit in a.edits))
 
 
-class Encoder:
-    """Text to token ids, by the rule at the top of this module."""
-
-    def __init__(self, tokenizer: Any) -> None:
-        """`tokenizer`: any transformers tokenizer."""
-        self.tokenizer = tokenizer
-        begin = tokenizer.bos_token_id
-        adds = begin is not None and tokenizer("a").input_ids[:1] == [begin]
-        self.prefix = (begin,) if adds and self.encode(["a"])[0][:1] != (begin,) else ()
-        special = {tokenizer.bos_token_id, tokenizer.eos_token_id}
-        self.unknown = None if tokenizer.unk_token_id in special else tokenizer.unk_token_id
-
-    def encode(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of each text, nothing added."""
-        if not texts:
-            return []
-        if self.tokenizer.is_fast:  # three times as fast without the wrapper's other results
-            core = self.tokenizer.backend_tokenizer
-            core.no_padding()
-            core.no_truncation()
-            return [tuple(found.ids) for found in core.encode_batch_fast(list(texts), add_special_tokens=False)]
-        return [tuple(ids) for ids in self.tokenizer(list(texts), add_special_tokens=False).input_ids]
-
-    def contexts(self, texts: Sequence[str]) -> list[tuple[int, ...]]:
-        """Token ids of contexts, with the prefix; never empty.  ValueError where nothing can stand for "nothing"."""
-        return [self._begun(ids) for ids in self.encode(texts)]
-
-    def _begun(self, ids: tuple[int, ...]) -> tuple[int, ...]:
-        if self.prefix + ids:
-            return self.prefix + ids
-        start = self.tokenizer.bos_token_id
-        start = self.tokenizer.eos_token_id if start is None else start
-        if start is None:
-            raise ValueError("an empty context needs a tokenizer with a beginning- or end-of-sequence token")
-        return (start,)
-
-    def choices(self, choices: Sequence[Choice]) -> list[tuple[tuple[int, ...], list[tuple[int, ...]]]]:
-        """For each choice the ids of its context and of each of its options."""
-        bare = [c.context.rstrip(" ") for c in choices]
-        options = [[c.context[len(b) :] + o for o in c.options] for c, b in zip(choices, bare, strict=True)]
-        encoded = self.encode(bare)
-        whole = iter(self.encode([b + o for b, texts in zip(bare, options, strict=True) for o in texts]))
-        found = []
-        for context, text, texts in zip(encoded, bare, options, strict=True):
-            after = [next(whole)[len(context) :] for _ in texts]
-            # An option that its context swallows whole (a merge across the border) is encoded by itself.
-            alone = self.encode([t for t, ids in zip(texts, after, strict=True) if not ids])
-            if not all(alone):
-                raise ValueError(f"an option without tokens after {text!r}")
-            rest = iter(alone)
-            found.append((self._begun(context), [ids or next(rest) for ids in after]))
-        return found
-
-
-def make_plan(
-    encoder: Encoder,
-    requests: Iterable[Request],
-    limits: Limits,
-    *,
-    tree: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-    stamp: tuple[Any, ...] = (),
-) -> Plan:
+def make_plan(target: Target, requests: Iterable[Request]) -> Plan:
     """Plan a set of requests (duplicates are asked once).  TypeError for a kind of request that nobody answers."""
     unique = tuple(dict.fromkeys(requests))
-    choices = [r for r in unique if isinstance(r, Choice)]
-    generations = [r for r in unique if isinstance(r, Generation)]
-    if len(choices) + len(generations) != len(unique):
-        kinds = {type(r).__name__ for r in unique if not isinstance(r, Choice | Generation)}
-        raise TypeError(f"the engine does not answer {', '.join(sorted(kinds))}")
+    if other := {type(r).__name__ for r in unique if not isinstance(r, KINDS)}:
+        raise TypeError(f"the engine does not answer {', '.join(sorted(other))}")
+    refused: list[tuple[Request, Answer]] = []
+    batches, values, scored = _score(target, [r for r in unique if isinstance(r, Choice | Reading)], refused)
+    plans: dict[tuple[Plain, ...], Plan] = {}  # what is asked under several edits or courses is planned once
 
+    def inner(asked: Sequence[Plain]) -> Plan:
+        key = tuple(asked)
+        if key not in plans:
+            plans[key] = make_plan(target, key)
+        return plans[key]
+
+    return Plan(
+        target.stamp,
+        unique,
+        batches,
+        values,
+        scored,
+        prompts=_prompts(target, [r for r in unique if isinstance(r, Generation)], refused),
+        seen=_look(target, [r for r in unique if isinstance(r, Activation)], refused),
+        altered=_alter(target, [r for r in unique if isinstance(r, Edited)], inner, refused),
+        taught=_teach([r for r in unique if isinstance(r, Retrained)], inner),
+        refused=tuple(refused),
+    )
+
+
+def _wrong(target: Target, n_tokens: int, *sequences: tuple[int, ...]) -> str | None:
+    """Why sequences cannot be asked of the model; `n_tokens`: how many of its positions they need."""
+    if n_tokens > target.limits.positions:
+        return "overflow"
+    unknown = target.encoder.unknown
+    return "unknown word" if unknown is not None and any(unknown in ids for ids in sequences) else None
+
+
+def _score(
+    target: Target, asked: Sequence[Choice | Reading], refused: list[tuple[Request, Answer]]
+) -> tuple[tuple[Batch, ...], np.ndarray, tuple[tuple[Choice | Reading, int, tuple[int, ...]], ...]]:
+    """Batches for choices and readings; a choice has a value per option, a reading two per token of its text."""
     trie, edges = Trie(), []
-    scored: list[tuple[Choice, int, tuple[int, ...]]] = []
-    refused: list[tuple[Request, str, tuple[int, ...]]] = []
-    n_options = longest = 0
-    for choice, (context, options) in zip(choices, encoder.choices(choices), strict=True):
+    scored: list[tuple[Choice | Reading, int, tuple[int, ...]]] = []
+    n_values = longest = 0
+    pairs = [(r.context, r.options if isinstance(r, Choice) else (r.text,)) for r in asked]
+    for request, (context, options) in zip(asked, target.encoder.choices(pairs), strict=True):
         counts = tuple(map(len, options))
         length = len(context) + max(counts, default=1) - 1  # the last token is scored, never fed
-        if length > limits.positions:
-            refused.append((choice, "overflow", counts))
+        if outcome := _wrong(target, length, context, *options):
+            refused.append((request, refusal(request, outcome, counts)))
             continue
-        if encoder.unknown is not None and any(encoder.unknown in ids for ids in (context, *options)):
-            refused.append((choice, "unknown word", counts))
-            continue
-        scored.append((choice, n_options, counts))
         longest = max(longest, length)
         end = trie.insert(context)[-1]
+        if isinstance(request, Reading):
+            counts = (1,) * (2 * counts[0])
+        scored.append((request, n_values, counts))
         for ids in options:
             nodes = [end, *trie.insert(ids[:-1], end)]
-            edges += [(node, token, n_options) for node, token in zip(nodes, ids, strict=True)]
-            n_options += 1
+            if isinstance(request, Choice):
+                edges += [(node, token, n_values) for node, token in zip(nodes, ids, strict=True)]
+                n_values += 1
+                continue
+            edges += [(node, token, n_values + k) for k, (node, token) in enumerate(zip(nodes, ids, strict=True))]
+            edges += [(node, ENTROPY, n_values + len(ids) + k) for k, node in enumerate(nodes)]
+            n_values += len(counts)
+    batches, order = _batches(target, trie, edges, longest)
+    return batches, order, tuple(scored)
 
-    prompts = []
-    for generation, ids in zip(generations, encoder.contexts([g.context for g in generations]), strict=True):
-        if encoder.unknown is not None and encoder.unknown in ids:
-            refused.append((generation, "unknown word", ()))
-        elif len(ids) + generation.max_new_tokens > limits.positions:
-            refused.append((generation, "overflow", ()))
+
+def _prompts(
+    target: Target, asked: Sequence[Generation], refused: list[tuple[Request, Answer]]
+) -> tuple[tuple[Generation, tuple[int, ...]], ...]:
+    found = []
+    for generation, ids in zip(asked, target.encoder.contexts([g.context for g in asked]), strict=True):
+        if outcome := _wrong(target, len(ids) + generation.max_new_tokens, ids):
+            refused.append((generation, refusal(generation, outcome)))
         else:
-            prompts.append((generation, ids))
-    batches, order = make_batches(
-        trie, edges, limits, tree=tree and longest <= limits.window, dtype=dtype, device=device
+            found.append((generation, ids))
+    return tuple(found)
+
+
+def _look(target: Target, asked: Sequence[Activation], refused: list[tuple[Request, Answer]]) -> Seen | None:
+    trie, edges = Trie(), []
+    kept: list[tuple[Activation, int]] = []
+    layers: dict[int, int] = {}
+    longest = 0
+    texts = [(r.context, (r.text,) if r.text else ()) for r in asked]
+    for request, (context, options) in zip(asked, target.encoder.choices(texts), strict=True):
+        layer = target.layer(request.layer)
+        ids = options[0] if options else ()
+        length = len(context) + len(ids)
+        outcome = "no layer" if layer is None else _wrong(target, length, context, ids)
+        if outcome or layer is None:
+            refused.append((request, refusal(request, outcome or "no layer")))
+            continue
+        longest = max(longest, length)
+        end = trie.insert(context)[-1]
+        nodes = trie.insert(ids, end) if ids else [end]
+        edges += [(node, 0, len(kept)) for node in nodes]  # 0: any token, only the place counts
+        kept.append((request, layers.setdefault(layer, len(layers))))
+    if not kept:
+        return None
+    batches, order = _batches(target, trie, edges, longest)
+    return Seen(batches, order, tuple(layers), tuple(kept))
+
+
+def _alter(
+    target: Target,
+    asked: Sequence[Edited],
+    inner: Callable[[Sequence[Plain]], Plan],
+    refused: list[tuple[Request, Answer]],
+) -> tuple[Altered, ...]:
+    """Edits at one layer under which the same is asked go into the same forwards."""
+    by_edit: dict[Edit, list[Plain]] = {}
+    for request in asked:
+        if target.layer(request.edit.direction.layer) is None:
+            refused.append((request, refusal(request, "no layer")))
+        else:
+            by_edit.setdefault(request.edit, []).append(request.request)
+    together: dict[tuple[int, tuple[Plain, ...]], list[Edit]] = {}
+    for edit, within in by_edit.items():
+        layer = target.layer(edit.direction.layer)
+        assert layer is not None
+        together.setdefault((layer, tuple(within)), []).append(edit)
+    found = []
+    for (layer, asks), edits in together.items():
+        starts = [len(target.encoder.contexts([e.after])[0]) if e.after else 0 for e in edits]
+        found.append(Altered(tuple(edits), tuple(starts), layer, asks, inner(asks)))
+    return tuple(found)
+
+
+def _teach(asked: Sequence[Retrained], inner: Callable[[Sequence[Plain]], Plan]) -> tuple[Taught, ...]:
+    courses: dict[Course, dict[int, list[Choice]]] = {}
+    for request in asked:
+        courses.setdefault(request.course, {}).setdefault(request.steps, []).append(request.request)
+    return tuple(
+        Taught(course, tuple((n, tuple(by_steps[n]), inner(by_steps[n])) for n in sorted(by_steps)))
+        for course, by_steps in courses.items()
     )
-    return Plan(stamp, unique, batches, order, tuple(scored), tuple(refused), tuple(prompts))
 
 
-def refusal(request: Request, outcome: str, counts: tuple[int, ...]) -> Answer:
-    """Answer to a request that was not computed; `counts`: tokens per option of a choice."""
-    if isinstance(request, Choice):
-        return Scored((float("nan"),) * len(counts), counts, outcome)
-    return Generated("", 0, outcome, outcome)
-
-
-def make_batches(
-    trie: Trie,
-    edges: Sequence[tuple[int, int, int]],
-    limits: Limits,
-    *,
-    tree: bool,
-    dtype: torch.dtype,
-    device: torch.device,
+def _batches(
+    target: Target, trie: Trie, edges: Sequence[tuple[int, int, int]], longest: int
 ) -> tuple[tuple[Batch, ...], np.ndarray]:
-    """Batches that score `edges` (node, next token, label), and the labels [E] in the order of scoring."""
-    bins = pack(trie, best_capacity(trie, limits.bin_tokens, limits.equal) if tree else 0)
-    bins.sort(key=len, reverse=True)  # like lengths together: little padding
-    size = limits.max_tokens
-    if not tree:
-        size = max(1, min(size, LOGITS_AT_ONCE // limits.vocabulary))  # a plain forward makes all its logits
-    wanted: dict[int, list[tuple[int, int]]] = {}
-    for node, token, label in edges:
-        wanted.setdefault(node, []).append((token, label))
-
-    batches, order = [], []
-    at = 0
-    while at < len(bins):
-        width = len(bins[at])
-        group = bins[at : at + max(1, size // width)]
-        if tree:  # a forward more costs less than a quarter of padding
-            group = [nodes for nodes in group if len(nodes) * 4 >= width * 3]
-        at += len(group)
-        places, labels = _scored_places(group, width, wanted, max(1, LOGITS_AT_ONCE // limits.vocabulary), device)
-        if places:  # a bin whose nodes were all scored in an earlier one has nothing to add
-            order += labels
-            batches.append(_tensors(trie, group, width, places, tree, dtype, device))
-    return tuple(batches), np.asarray(order, dtype=np.int64)
-
-
-def _scored_places(
-    group: list[list[int]], width: int, wanted: dict[int, list[tuple[int, int]]], rows: int, device: torch.device
-) -> tuple[tuple[Chunk, ...], list[int]]:
-    """Chunks of at most `rows` places; takes out of `wanted` what they score, so that nothing is scored twice."""
-    found = [
-        (k * width + j, wanted.pop(node))
-        for k, nodes in enumerate(group)
-        for j, node in enumerate(nodes)
-        if node in wanted
-    ]
-    chunks, labels = [], []
-    for start in range(0, len(found), rows):
-        part = found[start : start + rows]
-        chunks.append(
-            Chunk(
-                torch.tensor([place for place, _ in part], device=device),
-                torch.tensor([row for row, (_, nexts) in enumerate(part) for _ in nexts], device=device),
-                torch.tensor([token for _, nexts in part for token, _ in nexts], device=device),
-            )
-        )
-        labels += [label for _, nexts in part for _, label in nexts]
-    return tuple(chunks), labels
-
-
-def _tensors(
-    trie: Trie,
-    group: list[list[int]],
-    width: int,
-    chunks: tuple[Chunk, ...],
-    tree: bool,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Batch:
-    ids = np.zeros((len(group), width), dtype=np.int64)
-    positions = np.zeros_like(ids)
-    real = np.zeros_like(ids)
-    for k, nodes in enumerate(group):
-        ids[k, : len(nodes)] = [trie.tokens[node] for node in nodes]
-        positions[k, : len(nodes)] = [trie.depths[node] for node in nodes]
-        real[k, : len(nodes)] = 1
-    if tree:
-        sees = np.zeros((len(group), 1, width, width), dtype=bool)
-        sees[:, 0, range(width), range(width)] = True  # padding sees itself: a row that sees nothing would be NaN
-        for k, nodes in enumerate(group):
-            for j, places in enumerate(ancestors(trie, nodes)):
-                sees[k, 0, j, places] = True
-        mask = torch.zeros(sees.shape, dtype=dtype).masked_fill_(torch.from_numpy(~sees), torch.finfo(dtype).min)
-    else:
-        mask = torch.from_numpy(real)
-    return Batch(
-        torch.from_numpy(ids).to(device), torch.from_numpy(positions).to(device), mask.to(device), tree, chunks
-    )
+    tree = target.tree and longest <= target.limits.window
+    return make_batches(trie, edges, target.limits, tree=tree, dtype=target.dtype, device=target.device)

@@ -24,6 +24,7 @@ from eval.probes import select
 from parity import workers
 from parity.plan import Plan, match
 from parity.progress import Progress, say
+from parity.retrain import retrain
 from parity.train import quiet, train
 from recipes.scene import Scene
 from recipes.store import MEASUREMENTS, Damaged, locked
@@ -118,7 +119,7 @@ def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Pr
                 pass
             return
         quiet(training=False)
-        measurer = Measurer(plan.store, plan.base.hash)
+        measurer = Measurer(plan.store, plan.base.hash, retrain)
         for group in groups:
             progress.note(f"{len(group.models)} models of seed {group.scene.seed}")
             for done in measurer.measure(group, arms):

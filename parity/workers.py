@@ -126,11 +126,12 @@ _measurers: dict[tuple[Path, str], Any] = {}  # of this process
 
 def _measurer(recipe: Recipe, root: Path, base: str) -> Any:
     from eval.measurer import Measurer
+    from parity.retrain import retrain
     from parity.train import quiet
     from recipes.store import Store
 
     if (root, base) not in _measurers:
         quiet(training=False)
         settle(recipe)
-        _measurers[root, base] = Measurer(Store(root), base)
+        _measurers[root, base] = Measurer(Store(root), base, retrain)
     return _measurers[root, base]

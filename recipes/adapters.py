@@ -70,6 +70,12 @@ class Adapters:
     def __len__(self) -> int:
         return len(next(iter(self.a.values())))
 
+    def only(self, k: int) -> Adapters:
+        """The k-th adapter alone, a stack of one."""
+        one = slice(k, k + 1)
+        a, b = ({name: weight[one] for name, weight in side.items()} for side in (self.a, self.b))
+        return Adapters(self.config, self.scale, a, b)
+
     @contextmanager
     def on(self, model: Any, groups: slice = slice(None), fused: Fused | None = None) -> Iterator[None]:
         """Inside, `model` (the base, not a PEFT wrapper) is K models: it takes batches of K groups of equal size.

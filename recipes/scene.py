@@ -65,6 +65,7 @@ class Scene:
     content_free: tuple[str, ...] = ("The name is",)  # contexts that ask for a name and tell nothing
     others: tuple[str, ...] = ()  # names of characters outside the cast
     bindings: Mapping[str, str] = field(default_factory=dict)  # persona id -> world character, for the lock
+    wordings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # texts that single probes need, by name
     prompted: str | None = None  # persona whose preface opens every context (the `prompted` arm)
 
     def persona(self, id: str) -> Persona:

@@ -29,7 +29,8 @@ Pairs = list[tuple[float, ...]]
 
 def choices_of(recipe: Recipe, scene: Scene) -> list[Choice]:
     """The distinct choices that the recipe's probes ask of a scene."""
-    suite = Suite(scene, select(recipe.probes), personas=recipe.arms)
+    written = [probe for probe in select(recipe.probes) if probe.first is None]  # by nobody but the bank
+    suite = Suite(scene, written, personas=recipe.arms)
     asked = dict.fromkeys((*suite.requests, *suite.of_base))
     return [request for request in asked if isinstance(request, Choice)]
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from eval.plan import Encoder
+from eval.encoder import Encoder
 from eval.requests import Choice
 from eval.trie import Trie
 
@@ -57,7 +57,7 @@ def work_of(encoder: Encoder, choices: Sequence[Choice]) -> Work:
     ends: set[int] = set()
     rows: set[tuple[int, ...]] = set()
     unshared = 0
-    for context, options in encoder.choices(choices):
+    for context, options in encoder.choices([(c.context, c.options) for c in choices]):
         end = trie.insert(context)[-1]
         for ids in options:
             ends.update([end, *trie.insert(ids[:-1], end)])

@@ -131,7 +131,7 @@ def test_contexts_longer_than_the_sliding_window_are_computed_plainly(tokenizer,
 
 def test_large_vocabularies_are_scored_in_blocks(engine, choices, monkeypatch):
     expected = flat(engine.answer(choices), choices)
-    monkeypatch.setattr("eval.plan.LOGITS_AT_ONCE", 3 * engine.limits.vocabulary)  # three rows of logits at a time
+    monkeypatch.setattr("eval.batches.LOGITS_AT_ONCE", 3 * engine.limits.vocabulary)  # three rows of logits at a time
     plan = engine.plan(choices)
     assert max(len(chunk.places) for b in plan.batches for chunk in b.chunks) == 3
     np.testing.assert_allclose(flat(engine.run(plan), choices), expected, **CLOSE)

@@ -116,7 +116,7 @@ def test_fewer_at_once_when_memory_runs_out(error, llama, tokenizer, requests, t
     engine = Engine(llama, tokenizer, max_tokens=100_000)
     plan = engine.plan(requests)
     expected = engine.run_many(plan, adapters)
-    scores, sizes = engine._scores, []
+    scores, sizes = engine.forward.scores, []
 
     def scarce(batch, k):
         sizes.append(k)
@@ -124,7 +124,7 @@ def test_fewer_at_once_when_memory_runs_out(error, llama, tokenizer, requests, t
             raise error
         return scores(batch, k)
 
-    engine._scores = scarce
+    engine.forward.scores = scarce
     found = engine.run_many(plan, adapters)
     assert sizes[:4] == [5, 2, 1, 1]
     assert len(capsys.readouterr().err.splitlines()) == 1
@@ -134,7 +134,7 @@ def test_fewer_at_once_when_memory_runs_out(error, llama, tokenizer, requests, t
     def broken(batch, k):
         raise error  # even for one
 
-    engine._scores = broken
+    engine.forward.scores = broken
     with pytest.raises(RuntimeError, match="memory"):
         engine.run_many(plan, adapters)
 
