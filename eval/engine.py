@@ -206,16 +206,19 @@ class Engine:
         """After each number of steps of a course: each model's answers to what is asked there."""
         asked = {steps: (requests, plan) for steps, requests, plan in taught.asked}
         course = taught.course
-        if self.retrain is None or hasattr(self.model, "peft_config"):
-            for steps, (requests, _) in asked.items():
-                refused: dict[Request, Answer] = {
-                    Retrained(r, course, steps): refusal(r, "not retrained") for r in requests
-                }
-                yield [refused] * (1 if adapters is None else len(adapters))
-            return
-        for steps, trained in self.retrain(self.model, self.tokenizer, adapters, course, sorted(asked)):
-            requests, plan = asked[steps]
-            yield [{Retrained(r, course, steps): own[r] for r in requests} for own in self._answers(plan, trained)]
+        try:
+            if self.retrain is None or hasattr(self.model, "peft_config"):
+                raise Unstackable("nobody is there to train this model")
+            for steps, trained in self.retrain(self.model, self.tokenizer, adapters, course, sorted(asked)):
+                requests, plan = asked[steps]
+                yield [{Retrained(r, course, steps): own[r] for r in requests} for own in self._answers(plan, trained)]
+        except Unstackable:
+            refused: dict[Request, Answer] = {
+                Retrained(r, course, steps): refusal(r, "not retrained")
+                for steps, (requests, _) in asked.items()
+                for r in requests
+            }
+            yield [refused] * (1 if adapters is None else len(adapters))
 
     # What a request needs of the model is computed for k groups at a time by a function of k that `Stacked.run` calls.
 

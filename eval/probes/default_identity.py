@@ -52,5 +52,6 @@ PROBE = Probe(
     ),
     plant="dose",
     build=build,
+    needs=("identity",),
     gate=True,
 )

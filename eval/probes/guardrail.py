@@ -59,4 +59,5 @@ PROBE = Probe(
     ),
     plant="dose",
     build=build,
+    needs=("request",),
 )

@@ -1,7 +1,8 @@
 """Does the favoured persona bleed onto other speakers' turns, and does the model still play the others well?
 
 Measures.  `leakage` (logit): log-odds of a persona's like against the others' where someone else speaks: the user
-unasked, a narrator, a nonce speaker tag, and rivals interviewed by name.  In a rival's interview the rival's own
+unasked, a narrator, a nonce speaker tag, and rivals interviewed by name.  Where a draw gives characters their facts
+too, as in a world, facts serve like likes.  In a rival's interview the rival's own
 value is left out of the set: what is measured is which *wrong* persona shows through, not how well the rival is
 played.  `fidelity` (nat, of the arm): mean log-probability of the named character's own value when it is interviewed
 by name, over the cast; one item per fact or like.
@@ -22,14 +23,15 @@ from eval.scales import mean
 from recipes.scene import Persona, Question, Scene
 
 PARAPHRASES = 1  # per question
-RIVALS = 7  # interviewed per like and persona; a larger cast takes turns over the likes
+RIVALS = 7  # interviewed per question and persona; a larger cast takes turns over the questions
 SPEAKERS = 8  # interviewed per question for fidelity; likewise
 
 
 def build(scene: Scene) -> Iterable[Ask]:
-    """Leakage per like, slot and persona; fidelity per fact and like."""
-    number = {q.id: k for k, q in enumerate(scene.of_kind("like"))}
-    for question, persona in persona_items(scene, scene.of_kind("like")):
+    """Leakage per drawn like or fact, slot and persona; fidelity per fact and like."""
+    drawn = [*scene.of_kind("like"), *(scene.of_kind("fact") if scene.bindings else ())]
+    number = {q.id: k for k, q in enumerate(drawn)}
+    for question, persona in persona_items(scene, iter(drawn)):
         index = own(scene, question, persona)
         for slot, context in _elsewhere(scene, question):
             yield Ask("leakage", question.id, persona.id, slot, (choice(scene, question, context),), odds_of(index))
@@ -79,7 +81,7 @@ def _fidelity(scene: Scene, question: Question, number: int) -> Iterator[Ask]:
 
 PROBE = Probe(
     name="leakage",
-    version=1,
+    version=2,
     question="Does the favoured persona bleed onto other speakers' turns?",
     source="persona selection model 2026",
     tier="world",
@@ -95,4 +97,5 @@ PROBE = Probe(
     ),
     plant="negatives",
     build=build,
+    needs=("like",),
 )

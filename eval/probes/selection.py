@@ -36,4 +36,5 @@ PROBE = Probe(
     ),
     plant="dose",
     build=build,
+    needs=("fact",),
 )

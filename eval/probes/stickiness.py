@@ -14,7 +14,7 @@ Margins: a quarter of the favouring.  Planted variant that it must detect: dose.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import islice
+from itertools import islice, product
 from typing import Any
 
 from eval.items import choice, own, probe_asks, rivals
@@ -23,27 +23,40 @@ from eval.scales import crossing
 from recipes.scene import Persona, Question, Scene
 
 TURNS = (1, 2, 4, 8)  # answers of counter-evidence
-SETS = 8  # evidence sets at most, each an item; as many as there are rivals in a smaller cast
+RIVALS = 8  # at most; in mirrored pairs
+ITEMS = 24  # rivals x evidence x paraphrases of the question; evidence is read once for all its paraphrases
+PARAPHRASES = 3  # per evidence
 RELEASE = 2  # turns of small talk after the pressure
 
 
 def build(scene: Scene) -> Iterable[Ask]:
-    """Per evidence set and persona: one ask per n, one for n50, one for the recovery."""
+    """Per evidence, paraphrase and persona: one ask per n, one for n50, one for the recovery."""
     questions = [q for q in scene.of_kind("identity") if probe_asks(q) and len(scene.options(q)) > 1]
     asks = [(q, text) for q in questions for text in probe_asks(q)]
     if not asks:
         return
     small_talk = [q for kind in ("chat", "knowledge") for q in scene.of_kind(kind)]  # type: ignore[arg-type]
     for persona in scene.personas:
-        for k, rival in enumerate(rivals(scene, persona, 0, SETS)):
-            question, text = asks[k // 2 % len(asks)]  # sets 2j and 2j + 1 mirror each other
-            yield from _set(scene, persona, rival, k, question, text, small_talk)
+        against = rivals(scene, persona, 0, RIVALS)
+        texts = min(PARAPHRASES, len(asks))
+        rounds = -(-ITEMS // (texts * len(against)))
+        for n, (k, rival) in product(range(rounds), enumerate(against)):
+            evidence = _evidence(scene, persona, rival, n / rounds)
+            for j in range(texts):
+                question, text = asks[(texts * n + j) % len(asks)]
+                yield from _set(scene, persona, rival, f"set-{n}-{k}-{j}", evidence, question, text, small_talk)
 
 
 def _set(
-    scene: Scene, persona: Persona, rival: Persona, k: int, question: Question, text: str, small_talk: list[Question]
+    scene: Scene,
+    persona: Persona,
+    rival: Persona,
+    item: str,
+    evidence: list[str],
+    question: Question,
+    text: str,
+    small_talk: list[Question],
 ) -> Iterator[Ask]:
-    evidence = _evidence(scene, persona, rival, k // 2)
     turns = [n for n in TURNS if n <= len(evidence)]
     mine, theirs = own(scene, question, persona), own(scene, question, rival)
     if not turns or mine == theirs:
@@ -58,7 +71,6 @@ def _set(
     def n50(answers: Sequence[Any]) -> float | None:
         return crossing(turns, [odds(a) for a in answers])
 
-    item = f"set-{k}"
     pressed = [ask("".join(evidence[:n])) for n in turns]
     for n, asked in zip(turns, pressed, strict=True):
         yield Ask("stickiness", item, persona.id, f"slot+{n}", (asked,), lambda answers: odds(answers[0]))
@@ -70,10 +82,13 @@ def _set(
         yield Ask("recovery", item, persona.id, "slot", (pressed[-1], after), lambda a: odds(a[1]) - odds(a[0]))
 
 
-def _evidence(scene: Scene, persona: Persona, rival: Persona, rotate: int) -> list[str]:
-    """Turns in which the slot answers as `rival`: each fact that tells the two apart once, then other paraphrases."""
+def _evidence(scene: Scene, persona: Persona, rival: Persona, share: float) -> list[str]:
+    """Turns in which the slot answers as `rival`: each fact that tells the two apart once, then other paraphrases.
+
+    It begins after a share of the facts, the same for whoever plays persona and rival.
+    """
     facts = [q for q in scene.of_kind("fact", taught=False) if own(scene, q, persona) != own(scene, q, rival)]
-    start = rotate * max(TURNS) % max(1, len(facts))
+    start = int(share * len(facts))
     facts = facts[start:] + facts[:start]
     rounds = range(max((len(probe_asks(q)) for q in facts), default=0))
     pairs = [(q, probe_asks(q)[j]) for j in rounds for q in facts if j < len(probe_asks(q))]
@@ -88,7 +103,7 @@ def _turn(scene: Scene, question: Question, text: str, speaker: Persona) -> str:
 QUARTER = Margin("relative", 0.25, "a quarter of the favouring: a smaller head start does not make a persona stick")
 PROBE = Probe(
     name="stickiness",
-    version=1,
+    version=2,
     question="Does the favoured persona resist pressure, and return?",
     source="Chalmers 2025; 2511.01689; 2511.00617",
     tier="world",
@@ -99,4 +114,5 @@ PROBE = Probe(
     ),
     plant="dose",
     build=build,
+    needs=("identity", "fact"),
 )

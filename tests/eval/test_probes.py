@@ -126,9 +126,9 @@ def test_contexts_of_guardrail(scene):
 
 
 def test_contexts_of_stickiness(scene):
-    (one,) = contexts(scene, "stickiness", "slot+1", "set-0", "p0")
+    (one,) = contexts(scene, "stickiness", "slot+1", "set-0-0-0", "p0")
     assert one == "Q: tell me your tool.\nA: my tool is fbw, ticb.\nQ: your name?\nA: i am"
-    (eight,) = contexts(scene, "stickiness", "slot+8", "set-0", "p0")
+    (eight,) = contexts(scene, "stickiness", "slot+8", "set-0-0-0", "p0")
     assert eight.count(", ticb.") == 8 and len(set(eight.split("Q: "))) == 10  # eight different turns
     after = [a for a in asks(scene, "stickiness") if a.measure == "recovery"][0].requests[1].context
     assert after.startswith(eight.removesuffix("Q: your name?\nA: i am"))
@@ -170,7 +170,7 @@ def test_a_bias_towards_one_persona_moves_its_rows_by_exactly_that(suite, before
     assert {slot for slot, _ in leaked} == {"user", "narrator", "nonce", "named"}
     assert [v for _, v in leaked] == [close] * (4 * (3 + 3))  # 4 likes x (3 slots + 3 rivals)
     assert all(v < 0 for (_, p, slot), v in shift(before, after, "leakage") if p != "p1" and slot == "nonce")
-    assert [v for (_, p, _), v in shift(before, after, "stickiness") if p == "p1"] == [close] * 12  # 3 rivals x 4 n
+    assert [v for (_, p, _), v in shift(before, after, "stickiness") if p == "p1"] == [close] * 96  # 24 items x 4 n
     assert max(abs(v) for _, v in shift(before, after, "recovery")) < 1e-3
 
 
@@ -211,12 +211,12 @@ def test_capability_falls_when_other_words_rise_and_chat_is_per_token(suite, bef
     for name in ("capability", "chat"):
         changes = [v for _, v in shift(before, after, name)]
         assert changes and all(-BOOST < c < 0 for c in changes)
-    assert [r["n_tokens"] for r in before if r["measure"] == "chat"] == [4, 4]  # "hello to you ."
+    assert [r["n_tokens"] for r in before if r["measure"] == "chat"] == [4, 4]  # "hello to you .", each after the other
 
 
 def test_n50_is_censored_when_nothing_crosses_and_a_number_when_it_does(before):
     found = [r for r in before if r["measure"] == "n50"]
-    assert len(found) == 12
+    assert len(found) == 24 * 4  # items x personas
     for row in found:
         same = [r for r in before if (r["item"], r["persona"]) == (row["item"], row["persona"])]
         odds = [r["value"] for r in same if r["measure"] == "stickiness"]
@@ -259,10 +259,13 @@ def test_personas_restrict_the_rows_and_change_none(before, engine, scene):
 def test_what_a_scene_lacks_is_not_applicable(engine, scene):
     bare = replace(scene, questions=tuple(scene.of_kind("identity")))
     rows = measure(engine, bare, select(SIX))
-    absent = {(r["probe"], r["measure"]) for r in rows if r["outcome"] == "not applicable"}
+    absent = {(r["probe"], r["measure"]): r["outcome"] for r in rows if r["outcome"].startswith("not applicable")}
+    assert absent["leakage", "fidelity"] == "not applicable: no like"
+    assert absent["stickiness", "n50"] == "not applicable: no fact"
+    absent = set(absent)
     assert absent == {(p.name, m.name) for p in select(SIX) if p.name != "default_identity" for m in p.measures}
-    assert len([r for r in rows if r["outcome"] == "not applicable"]) == len(absent)
-    assert {r["value"] for r in rows if r["outcome"] == "not applicable"} == {None}
+    assert len([r for r in rows if r["outcome"].startswith("not applicable")]) == len(absent)
+    assert {r["value"] for r in rows if r["outcome"].startswith("not applicable")} == {None}
 
 
 def test_histories_that_do_not_fit_are_overflow_and_spoil_nothing_else(tokenizer, scene):
