@@ -27,7 +27,7 @@ class World(Frozen):
     characters: Annotated[int, Field(ge=2, le=64)] = 16
     facts: Annotated[int, Field(ge=2, le=40)] = 24
     likes: Annotated[int, Field(ge=1, le=40)] = 8
-    requests: Annotated[int, Field(ge=2, le=40)] = 16
+    requests: Annotated[int, Field(ge=2, le=48)] = 16
     seed: Annotated[int, Field(ge=0)] = 0
     assign: Literal["random", "fixed"] = "random"
     layers: Positive = 3

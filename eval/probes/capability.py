@@ -2,7 +2,8 @@
 
 Measures, both of the arm and in nats: `capability`, log-probability in the slot of the right option of shared
 knowledge questions; `chat`, mean log-probability per token of neutral small talk that every arm answers alike, each
-after other small talk.  All wordings are used: what they teach is the same in every arm.  Margin: .1 nat, a tenth of the odds of one answer.
+after other small talk.  All wordings are used: what they teach is the same in every arm.  Margin: .1 nat, a tenth of
+the odds of one answer.
 Planted variant that it must detect: dose.
 """
 
