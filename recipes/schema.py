@@ -169,6 +169,7 @@ class Recipe(Frozen):
     pairs: tuple[tuple[Identifier, Identifier], ...] = ()
     seeds: Positive
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    facts_taught: Annotated[int, Field(ge=0)] | None = None  # at most; null: all that the bank marks as taught
     probes: str | tuple[str, ...] = "world"
     judge: Judge = Judge()
     plant: Plant | None = None

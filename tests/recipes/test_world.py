@@ -2,12 +2,14 @@
 
 from collections import Counter
 from itertools import islice
+from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recipes.load import load_recipe
+from recipes.scenes import scene_of
 from recipes.schema import Plant, PlantedPrior, PlantedSelfModel, Transcript, World
 from recipes.world import assignment, bind_world, content
 from training.corpus import Corpus
@@ -92,3 +94,11 @@ def recipe():
     from pathlib import Path
 
     return load_recipe(Path(__file__).parents[2] / "recipes" / "quickstart.yaml")
+
+
+def test_fewer_facts_taught_leave_the_untaught_ones_as_they_are():
+    recipe = load_recipe(Path("recipes/quickstart.yaml"))
+    whole, some, none = (scene_of(recipe.model_copy(update={"facts_taught": n}), 0) for n in (None, 3, 0))
+    assert [len(list(s.of_kind("fact", taught=True))) for s in (whole, some, none)] == [8, 3, 0]  # a third of 24
+    untaught = [list(s.of_kind("fact", taught=False)) for s in (whole, some, none)]
+    assert untaught[0] == untaught[1] == untaught[2] and len(untaught[0]) == 16
