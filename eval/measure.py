@@ -78,13 +78,19 @@ class Suite:
             self._of_base = base.answer(self.of_base)
             self._vectors = base.directions(self.plan(base).directions)
 
-    def measured(self, engine: Engine, adapters: Adapters | None = None) -> list[Measured]:
-        """What the engine's model gives, or each of the K that `adapters` make of it; after `ask_base`."""
+    def answers(self, engine: Engine, adapters: Adapters | None = None) -> list[dict[Request, Answer]]:
+        """Answers to `requests` of the engine's model, or of each of the K that `adapters` make; after `ask_base`."""
         plan = self.plan(engine)
         if adapters is None:
-            return [self._measured(engine, None, engine.run(plan, self._vectors))]
-        many = engine.run_many(plan, adapters, self._vectors)
-        return [self._measured(engine, adapters.only(k), answers) for k, answers in enumerate(many)]
+            return [engine.run(plan, self._vectors)]
+        return engine.run_many(plan, adapters, self._vectors)
+
+    def measured(self, engine: Engine, adapters: Adapters | None = None) -> list[Measured]:
+        """What the engine's model gives, or each of the K that `adapters` make of it; after `ask_base`."""
+        return [
+            self._measured(engine, adapters.only(k) if adapters else None, answers)
+            for k, answers in enumerate(self.answers(engine, adapters))
+        ]
 
     def _measured(self, engine: Engine, adapters: Adapters | None, answers: dict[Request, Answer]) -> Measured:
         """One model's rows.  A value that could not be had is None and the outcome says why."""

@@ -38,7 +38,7 @@ class Measurer:
         texts: dict[tuple[Task, str], list[dict[str, Any]]] = {}
         for models, engine, adapters in self._sources(group.models if suites else []):
             for name, suite in suites.items():
-                suite.ask_base(self._base())
+                suite.ask_base(self.untrained())
                 for (task, dose), found in zip(models, suite.measured(engine, adapters), strict=True):
                     values.setdefault((task, name), []).append(found.values)
                     if task.sampled and dose == task.doses[-1]:
@@ -76,15 +76,16 @@ class Measurer:
         key = (group.scene, group.probes, tuple(arms))
         if self._asked is None or self._asked[0] != key:
             probes = select(group.probes)
-            self._asked = (key, {p.name: Suite(group.scene, [p], self._base(), personas=arms) for p in probes})
+            self._asked = (key, {p.name: Suite(group.scene, [p], self.untrained(), personas=arms) for p in probes})
         return self._asked[1]
 
     def _sources(self, models: Sequence[Model]) -> Iterator[tuple[list[Model], Engine, Adapters | None]]:
         """Models that answer together, and with what: the base, stacks on it, and one by one whatever is neither."""
         for model in (m for m in models if m[1] == 0):
-            yield [model], self._base(), None
+            yield [model], self.untrained(), None
         for part, adapters in self._stacks([m for m in models if m[1] and not m[0].full]):
-            yield part, self._base() if adapters is not None else self._with_adapter(self._folder(part[0])), adapters
+            alone = adapters is None
+            yield part, self._with_adapter(self._folder(part[0])) if alone else self.untrained(), adapters
         for model in (m for m in models if m[1] and m[0].full):
             yield [model], self._engine(self._folder(model)), None
 
@@ -93,8 +94,8 @@ class Measurer:
         if not models:
             return
         try:
-            adapters = stack([self._folder(m) for m in models], self._base().device)
-            self._base().require_stackable(adapters)
+            adapters = stack([self._folder(m) for m in models], self.untrained().device)
+            self.untrained().require_stackable(adapters)
         except Unstackable:
             stages = {task.stage: [m for m in models if m[0].stage == task.stage] for task, _ in models}
             for part in stages.values():
@@ -108,7 +109,8 @@ class Measurer:
     def _folder(self, model: Model) -> Path:
         return self.store.cell(model[0].cell) / f"dose-{model[1]}"
 
-    def _base(self) -> Engine:
+    def untrained(self) -> Engine:
+        """The engine of the base without any adapter."""
         if self._plain is None:
             self._plain = self._engine(self.store.cell(self.base))
         return self._plain

@@ -93,7 +93,7 @@ def test_every_task_has_the_rows_of_its_own_models(store, tasks, scene, llama, t
     for task, at in tasks:
         if at is not scene:
             continue
-        files = [task.file(store, name, 1, at, ARMS) for name in NAMES]
+        files = [task.file(store, p.name, p.version, at, ARMS) for p in select(NAMES)]
         frame = pl.concat([pl.read_parquet(path) for path in files])
         assert frame.columns == cells.COLUMNS and set(frame["arm"]) == {task.arm}
         for dose in task.doses:
