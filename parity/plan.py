@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from eval.cells import PROMPTED, Task
+from eval.probes import select
 from eval.signflip import smallest_p
 from recipes.errors import InputError
 from recipes.scene import Scene
@@ -22,11 +23,12 @@ from training.supported import backend_of
 from training.tracking import experiment_name
 
 # Seconds on two CPU cores, measured on the world in lockstep: what the estimate is made of where nothing better is
-# known.  A dose is asked about every arm's persona, so it costs more the more there are.
+# known.  "probe" is one probe's on one model, "persona" what it takes more for each arm's persona that is asked about.
 SECONDS = {
-    "base step": 0.11, "sft step": 0.008, "dpo step": 0.015, "start": 0.1, "dose": 0.05, "persona": 0.008,
+    "base step": 0.11, "sft step": 0.008, "dpo step": 0.015, "start": 0.1, "probe": 0.009, "persona": 0.002,
     "set up": 15.0,
 }  # fmt: skip
+COURSES = {"reconversion": 5, "propagation": 5}  # probes that train further, counted as so many
 WORDS = re.compile(r"[A-Za-z]+|\n|[^\sA-Za-z]")  # the world's tokens
 
 
@@ -87,8 +89,10 @@ class Plan:
                 total += SECONDS["base step"] * (world.steps if world else 0)
             else:
                 total += SECONDS["start"] + SECONDS[f"{cell.spec['kind']} step"] * cell.spec["steps"][-1]
-                total += (SECONDS["dose"] + SECONDS["persona"] * len(self.recipe.arms)) * len(cell.spec["doses"])
-        return total
+        made = {cell.hash for cell in cells}
+        models = sum(len(task.doses) for task in self.tasks if task.cell in made)
+        probes = sum(COURSES.get(probe.name, 1) for probe in select(self.recipe.probes))
+        return total + (SECONDS["probe"] + SECONDS["persona"] * len(self.recipe.arms)) * probes * models
 
 
 def _listed(names: list[str], most: int = 6) -> str:
