@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from eval.measure import Suite, Value
 
 ENGINE_VERSION = 3  # raised when the engine changes what a request yields
+BASE = "base"  # arm of the base model as it is
 PROMPTED = "prompted/"  # arm of the base model with a persona's preface in front
 TOGETHER = 32  # models measured together: what of their adapters is in memory, and what a kill costs at most
 SAMPLES = "samples"  # kept beside the probes' rows in the same way

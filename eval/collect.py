@@ -7,11 +7,11 @@ from dataclasses import dataclass
 import numpy as np
 import polars as pl
 
+from eval.cells import BASE
 from eval.design import Design, Judged
 from eval.failed import Failed, lost
 from recipes.errors import InputError
 
-BASE = "base"
 KEY = ["seed", "probe", "measure", "item", "persona", "slot"]
 WHERE = ["arm", "stage", "dose"]
 NEEDED = [*WHERE, *KEY, "version", "value", "outcome"]

@@ -43,10 +43,14 @@ class Suite:
         self.scene = scene
         self.asks: list[tuple[Probe, str, Ask]] = []  # probe, unit, ask
         self.absent: list[tuple[Probe, str, str, str]] = []  # probe, measure, unit, outcome: the scene lacks it
+        self.written: list[dict[str, Any]] = []  # rows of the stimuli that the base has written
         for probe in probes:
             units = {m.name: m.unit for m in probe.measures}
             lack = lacks(scene, probe)
-            asked = [] if lack else probe.asks(scene, _said(probe, scene, base))
+            said = {} if lack else _said(probe, scene, base)
+            asked = [] if lack else probe.asks(scene, said)
+            where = {"probe": probe.name, "item": "stimulus", "slot": "written", "persona": None}
+            self.written += [{**where, **_text(r, a)} for r, a in said.items() if isinstance(a, Generated)]
             if unknown := {a.measure for a in asked} - set(units):
                 raise ValueError(f"probe {probe.name} asks for measures it does not declare: {sorted(unknown)}")
             wanted = [a for a in asked if a.persona is None or personas is None or a.persona in personas]

@@ -7,7 +7,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.cells import SAMPLES, Group, Model, Task, save, table, text_table, texts_of, where
+from eval.cells import BASE, SAMPLES, Group, Model, Task, save, table, text_table, texts_of, where
 from recipes.adapters import Adapters, Unstackable, stack
 from recipes.store import Store
 
@@ -42,7 +42,8 @@ class Measurer:
                 for (task, dose), found in zip(models, suite.measured(engine, adapters), strict=True):
                     values.setdefault((task, name), []).append(found.values)
                     if task.sampled and dose == task.doses[-1]:
-                        texts[task, name] = [{**where(task, dose), **row} for row in found.texts]
+                        wrote = suite.written if task.arm == BASE else []
+                        texts[task, name] = [{**where(task, dose), **row} for row in (*wrote, *found.texts)]
                 yield len(models)
         # Texts before rows: a probe whose rows are there has its texts too.
         beside = [(text_table(texts[key]), texts_of(path)) for key, path in group.lacking.items() if texts.get(key)]
