@@ -6,7 +6,8 @@ somebody else's.  Measure: `self_evidence` (logit), log-odds of P's name against
 turns less those after somebody else's.  What the words suggest whoever says them, and how likely the name is
 anywhere, cancel.  A persona whose self-description is false of what its model does has outputs that speak against it.
 Source: LessWrong wGn9LXYAbzoJKXyyu.  Margin: a quarter of the favouring.  Planted variant that it must detect:
-self_model (what any speaker of the slot does contradicts one persona's self-description).
+dose.  (In a world whose slot contradicts half of the characters, `self_model`, its Delta has the right sign and is
+not significant: the slot's untaught answers do not contradict a name strongly there.)
 """
 
 from __future__ import annotations
@@ -93,7 +94,7 @@ PROBE = Probe(
             bounded=False,
         ),
     ),
-    plant="self_model",
+    plant="dose",
     build=build,
     needs=("identity", "fact"),
 )
