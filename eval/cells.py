@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.probe import Probe
 from recipes.hashing import digest
+from recipes.references import favoured
 from recipes.scene import Scene
 from recipes.store import MEASUREMENTS, Store, sha256, write_bytes, write_text
 
@@ -129,7 +130,8 @@ def role(persona: str | None, arm: str, arms: Sequence[str]) -> str | None:
     """What a persona is in an arm: favoured, other (favoured in another arm), bystander; None for the arm itself."""
     if persona is None:
         return None
-    return "favoured" if persona == arm.removeprefix(PROMPTED) else "other" if persona in arms else "bystander"
+    own = persona == favoured(arm.removeprefix(PROMPTED))
+    return "favoured" if own else "other" if persona in arms else "bystander"
 
 
 def where(task: Task, dose: int) -> dict[str, Any]:

@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from eval.figures import REACH, arm_tone, bare, briefly, short
+from eval.figures import arm_tone, briefly, short
+from eval.frames import EDGE, Frame, bare, margins, place
 from eval.many import Group, Spread, pair_name
 from eval.svg import Drawn, as_csv, style, svg, tone
 from eval.wording import VERDICTS, number, visible
 
-EDGE = REACH * 0.985
 KEYS = (
     "probe", "stage", "dose", "match", "contrast", "unit", "estimate", "low", "high", "level", "p", "p_adjusted",
     "margin", "n_seeds", "n_items", "primary", "verdict",
@@ -21,50 +21,25 @@ KEYS = (
 
 def strip(groups: Sequence[Group], *, name: str, title: str) -> Drawn:
     """Δ and Λ of all pairs at one stage in units of their margins: a dot per pair, a line per contrast."""
-    from matplotlib.figure import Figure
-
-    heads: list[tuple[float, str]] = []
-    placed: list[tuple[float, Group]] = []
-    y = 0.0
-    for head, primary in (("Primary", True), ("Secondary, exploratory", False)):
-        members = [g for g in groups if g.line.primary == primary]
-        if members:
-            heads.append((y, head))
-            y += 1.15
-            for group in members:
-                placed.append((y, group))
-                y += 2.35
-            y += 0.25
-    width, top, bottom, step, left, span = 1000, 44, 46, 21, 200, 400
-    height = int(top + bottom + step * y)
+    of = place(
+        [
+            ("Primary", [g for g in groups if g.line.primary]),
+            ("Secondary, exploratory", [g for g in groups if not g.line.primary]),
+        ]
+    )
+    sides = ("← favours the other", "Δ favours the first →")
+    columns = [(624, "median of the pairs [lowest, highest], unit"), (874, "pairs")]
     with style(name):
-        figure = Figure(figsize=(width / 72, height / 72))
-        axes = figure.add_axes((left / width, bottom / height, span / width, 1 - (top + bottom) / height))
-        _margins(axes)
-        axes.set_ylim(y - 0.5, -0.7)
-        put = axes.get_yaxis_transform()
-
-        def write(pixel: float, at: float, text: str, token: str = "ink", **how: Any) -> None:
-            how = {"fontsize": 11, **how} if token == "soft" else how
-            where: dict[str, Any] = {"transform": put, "va": "center_baseline", "color": tone(token)}
-            axes.text((pixel - left) / span, at, text, **(where | how))
-
-        for pixel, text in ((624, "median of the pairs [lowest, highest], unit"), (874, "pairs")):
-            write(pixel, -1.3, text, "soft")
-        write(left + span / 2 - 8, -1.3, "← favours the other", "soft", ha="right")
-        write(left + span / 2 + 8, -1.3, "Δ favours the first →", "soft")
-        for at, head in heads:
-            write(0, at, head, "soft", style="italic", fontsize=12)
-        for at, group in placed:
-            write(0, at, short(group.line.label, 24), weight="bold")
-            write(0, at + 1, group.size_told(), "soft")
+        frame = Frame(of, lambda g: (short(g.line.label, 24), g.size_told()), sides, columns, margins)
+        for at, group in of.members:
             for n, spread in enumerate(group.judged):
-                write(180, at + n, spread.symbol)
-                write(624, at + n, briefly(spread.middle, *spread.ends))
-                write(780, at + n, short(visible(group.line.any.get("unit") or ""), 8), "soft")
+                frame.write(180, at + n, spread.symbol)
+                frame.write(624, at + n, briefly(spread.middle, *spread.ends))
+                frame.write(780, at + n, short(visible(group.line.any.get("unit") or ""), 8), "soft")
                 for x, word in _columns(spread):
-                    write(x, at + n, f"{VERDICTS[word][0]} {spread.counts[word]}", f"v-{word}", weight="bold")
-                _dots(axes, at + n, spread)
+                    told = f"{VERDICTS[word][0]} {spread.counts[word]}"
+                    frame.write(x, at + n, told, f"v-{word}", weight="bold")
+                _dots(frame, at + n, spread)
     said = "; ".join(
         f"{g.line.label} {s.symbol} median {number(s.middle, sign=True)}, {number(s.ends[0])} to {number(s.ends[1])} "
         f"{visible(g.line.any.get('unit') or '')}, "
@@ -72,7 +47,7 @@ def strip(groups: Sequence[Group], *, name: str, title: str) -> Drawn:
         for g in groups
         for s in g.judged
     )
-    return Drawn(name, svg(figure, name, title, said or "Nothing was judged."), _csv(groups))
+    return Drawn(name, svg(frame.figure, name, title, said or "Nothing was judged."), _csv(groups))
 
 
 def ladder(group: Group, *, name: str, title: str) -> Drawn:
@@ -88,7 +63,7 @@ def ladder(group: Group, *, name: str, title: str) -> Drawn:
         for n, spread in enumerate(group.judged):
             at = (left + n * (span + gap)) / width
             axes = figure.add_axes((at, bottom / height, span / width, step * len(pairs) / height))
-            _margins(axes)
+            margins(axes)
             axes.set_ylim(len(pairs) - 0.5, -0.5)
             axes.set_title(spread.symbol, loc="left", weight="bold", color=tone("ink"))
             if n == 0:
@@ -178,25 +153,13 @@ def _columns(spread: Spread) -> list[tuple[float, str]]:
     return [(874.0 + 42 * n, word) for n, word in placed]
 
 
-def _margins(axes: Any) -> None:
-    """An axis in units of the margin, what is too small to matter shaded."""
-    axes.set_xlim(-REACH, REACH)
-    axes.axvspan(-1, 1, color=tone("band"), lw=0, zorder=0)
-    axes.axvline(0, color=tone("soft"), lw=1, zorder=1)
-    bare(axes)
-    axes.set_yticks([])
-    axes.set_xticks(range(-4, 5), ["−4", "−3", "−2", "−1", "0", "+1", "+2", "+3", "+4"])
-    axes.set_xlabel("effect ÷ margin (shaded: too small to matter)", color=tone("soft"))
-
-
-def _dots(axes: Any, at: float, spread: Spread) -> None:
+def _dots(frame: Frame, at: float, spread: Spread) -> None:
     """A dot per pair in its verdict's colour, at the edge an arrow; the median as an upright stroke."""
     sizes = spread.in_margins()
     if not sizes:
-        over = {"facecolor": tone("band"), "linewidth": 0, "pad": 1}
-        why = "no margin" if spread.estimates else "no estimate"
-        axes.text(0, at, why, ha="center", va="center_baseline", color=tone("soft"), fontsize=11, bbox=over)
+        frame.note(at, "no margin" if spread.estimates else "no estimate")
         return
+    axes = frame.axes
     for word in dict.fromkeys([*VERDICTS, *spread.counts]):
         color = tone(f"v-{word}" if word in VERDICTS else "soft")
         of = [x for r, x in sizes if r.get("verdict") == word]

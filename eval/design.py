@@ -48,6 +48,8 @@ class Design:
     match: Literal["strength", "dose"]
     primary: tuple[str, ...]
     measures: tuple[Judged, ...]
+    looks: tuple[int, ...] = ()  # numbers of seeds at which it may be judged under a plan; none: once
+    spending: str = "pocock"
 
     @property
     def gate(self) -> Judged | None:
@@ -98,6 +100,8 @@ def design_of(recipe: Recipe, probes: Sequence[Probe], sensitivity: Mapping[str,
         recipe.judge.match,
         tuple(recipe.judge.primary),
         tuple(measures),
+        recipe.judge.looks,
+        recipe.judge.spending,
     )
 
 

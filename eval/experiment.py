@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.cells import SAMPLES, Task, load, texts_of, whole
 from eval.failed import check_whole
+from eval.lock import code_commit, lock_of, post_hoc, read_lock
 from eval.probe import Probe
 from eval.sensitive import sensitivity
 from recipes.errors import InputError
-from recipes.hashing import digest, recipe_hash
-from recipes.reader import plain, read_file
 from recipes.scene import Scene
 from recipes.schema import Recipe
 from recipes.store import MEASUREMENTS, Store, write_json, write_text
@@ -24,69 +21,8 @@ from recipes.store import MEASUREMENTS, Store, write_json, write_text
 if TYPE_CHECKING:
     import polars as pl
 
-ANALYSIS_VERSION = 1  # raised when the same rows would be judged otherwise
-LOCK, CELLS, VERDICT, REPORT = "recipe.lock.yaml", "cells.json", "verdict.json", "report.html"
+CELLS, VERDICT, REPORT = "cells.json", "verdict.json", "report.html"
 PACKAGES = ("torch", "transformers", "trl", "peft", "accelerate", "polars", "scipy")
-
-
-def lock_of(
-    recipe: Recipe, scenes: Sequence[Scene], probes: Sequence[Probe], matching: list[dict[str, Any]]
-) -> dict[str, Any]:
-    """Everything that is fixed before the first training step, with the hashes of what it was made from."""
-    return {
-        "schema": 1,
-        "recipe_hash": recipe_hash(recipe),
-        "analysis": ANALYSIS_VERSION,
-        "recipe": recipe.model_dump(mode="json"),
-        "probes": {p.name: p.version for p in probes},
-        "margins": {
-            f"{p.name}.{m.name}" if i else p.name: {"kind": m.margin.kind, "value": m.margin.value}
-            for p in probes
-            for i, m in enumerate(p.measures)
-        },
-        "questions": digest([q.__dict__ for q in scenes[0].questions]),
-        "scenes": {str(scene.seed): _digest_scene(scene) for scene in scenes},
-        "bindings": {str(scene.seed): dict(scene.bindings) for scene in scenes if scene.bindings},
-        "matching": matching,
-    }
-
-
-def _digest_scene(scene: Scene) -> str:
-    from dataclasses import asdict
-
-    return digest(asdict(scene))
-
-
-def write_lock(folder: Path, lock: Mapping[str, Any]) -> None:
-    """Write the lock unless there is one: what was locked first stays."""
-    if not (folder / LOCK).exists():
-        # JSON is YAML; one key a line keeps it readable and its bytes canonical.
-        lines = [f"{key}: {json.dumps(lock[key], sort_keys=True, ensure_ascii=False)}\n" for key in sorted(lock)]
-        write_text(folder / LOCK, "".join(lines))
-
-
-def read_lock(folder: Path) -> dict[str, Any]:
-    """The lock of an experiment; InputError when the folder is none or the lock is unreadable."""
-    if not (folder / LOCK).is_file():
-        raise InputError(f"{folder}: no experiment is here (no {LOCK})")
-    lock = plain(read_file(folder / LOCK))
-    if not isinstance(lock, dict) or lock.get("schema") != 1 or "recipe" not in lock:
-        raise InputError(f"{folder / LOCK}: not a lock of this version of Parity")
-    return lock
-
-
-def post_hoc(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:
-    """What has changed since the lock, one line each; scenes by seed, probes and margins by name."""
-    changed = []
-    for key in ("analysis", "recipe_hash", "questions"):
-        if locked.get(key) != now[key]:
-            changed.append(f"{key}: {locked.get(key)} when locked, {now[key]} now")
-    for key in ("probes", "margins", "scenes"):
-        before, after = locked.get(key, {}), now[key]
-        for name in sorted({*before, *after}, key=str):
-            if before.get(name) != after.get(name):
-                changed.append(f"{key}.{name}: {before.get(name)} when locked, {after.get(name)} now")
-    return changed
 
 
 def write_cells(
@@ -145,6 +81,7 @@ def _read_cells(folder: Path) -> dict[str, Any]:
 
 def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
     """Judge from the rows and write verdict.json and report.html; returns the verdict.  Loads no model."""
+    from eval import blind, castjudge, factorial, hypotheses, looked, looks, prompted, references
     from eval.design import design_of
     from eval.gather import gather
     from eval.judge import judge
@@ -157,12 +94,20 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
     probes = select(recipe.probes)
     scenes = [scene_of(recipe, seed) for seed in range(recipe.seeds)]
     cells = _read_cells(folder)
+    if recipe.judge.looks:  # the lock has the seeds of the last look
+        recipe = recipe.model_copy(update={"seeds": 1 + max(entry["seed"] for entry in cells["cells"])})
     failed = cells.get("failed", [])
     check_whole(cells["cells"], failed, recipe, str(folder / CELLS))
     design = design_of(recipe, probes, sensitivity(recipe))
-    rows, samples = gather(read_rows(folder, store), design), read_samples(folder, store)
+    frames, samples, matching = read_rows(folder, store), read_samples(folder, store), lock.get("matching", [])
+    hidden = blind.blinding(folder, lock, scenes)
+    if hidden:  # before anything is judged, so that nothing after it can tell who is who
+        design, frames, failed = hidden.design(design), hidden.frames(frames), hidden.failed(failed)
+    beside: list[pl.DataFrame] = []  # rows of arms that no pair is made of
+    rows = gather(references.aside(frames, beside), design)
     judged = judge(rows.rows, design, failed)
-    commit, dirty = _commit()
+    commit, dirty = code_commit()
+    unplanned = looked.unplanned(folder, recipe)
     verdict = {
         "schema": 1,
         "experiment": folder.name,
@@ -175,15 +120,28 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
         "alpha": recipe.judge.alpha,
         "match": recipe.judge.match,
         "claim": recipe.judge.claim,
-        "arms": list(recipe.arms),
+        "arms": list(design.arms),
         "seeds": list(range(recipe.seeds)),
         "plant": recipe.plant.model_dump(mode="json", exclude_none=True) if recipe.plant else None,
         "failed": failed,
-        "post_hoc": post_hoc(lock, lock_of(recipe, scenes, probes, lock.get("matching", []))),
+        "post_hoc": post_hoc(lock, lock_of(recipe.planned, scenes, probes, matching, lock.get("blind"))) + unplanned,
         **judged,
+        "prompted": prompted.compare(rows.rows, beside, design, failed),
+        **looks.told(design),
+        **blind.state(folder, lock),
     }
+    if hidden:
+        samples, matching = samples.clear(), hidden.matching(matching, recipe.arms)
+        verdict, lock = hidden.verdict(verdict), hidden.lock(lock)
+    else:
+        kinds = factorial.kinds_of(recipe)
+        verdict |= castjudge.judged(rows.rows, design, judged["rows"], failed, kinds)
+        by_stage = [row for row in verdict["prompted"] if row["stage"] != prompted.RUN]
+        every = verdict | {"rows": [*judged["rows"], *by_stage]}
+        verdict["hypotheses"] = hypotheses.judged(every, hypotheses.traits_of(recipe))
+        verdict |= {"references": told} if (told := references.refer(rows.rows, beside, design, failed)) else {}
+    looked.record(folder, recipe, verdict, unplanned)
     write_json(folder / VERDICT, verdict)
-    matching = lock.get("matching", [])
     write_text(folder / REPORT, render(verdict=verdict, rows=rows, samples=samples, lock=lock, matching=matching))
     return verdict
 
@@ -202,18 +160,3 @@ def strength_curves(rows: pl.DataFrame, probes: Sequence[Probe]) -> dict[str, li
     for cell, dose, value in means.iter_rows():
         curves.setdefault(cell, []).append((dose, value))
     return curves
-
-
-@cache
-def _commit() -> tuple[str | None, bool | None]:
-    """Commit of the code and whether it has been changed; None where it is not a checkout."""
-    here = Path(__file__).resolve().parent.parent
-    try:
-        head = subprocess.run(["git", "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=True)
-        changed = subprocess.run(
-            ["git", "status", "--porcelain", "--", "recipes", "training", "eval", "parity"],
-            cwd=here, capture_output=True, text=True, check=True,
-        )  # fmt: skip
-    except (OSError, subprocess.CalledProcessError):
-        return None, None
-    return head.stdout.strip(), bool(changed.stdout.strip())

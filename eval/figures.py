@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
+from eval.frames import EDGE, Frame, bare, margins, place
 from eval.svg import Drawn, as_csv, style, svg, tone
 from eval.table import Line, size
 from eval.wording import DASH, VERDICTS, interval, number, probability, visible
@@ -24,7 +25,6 @@ ARM_MARKERS = "osD^vPX"  # a second cue beside colour; with many arms the pair (
 WHO = {"own": "-", "other": "--", "bystander": ":"}  # dash pattern by whose measure it is
 ROOM = 21  # letters between the axis and the unit
 RAISED = str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹")
-REACH = 4.0  # margins; a forest plot's axis ends here, and what lies beyond is drawn as an arrow
 
 
 def arm_tone(place: int) -> str:
@@ -37,65 +37,27 @@ def forest(lines: Sequence[Line], *, name: str, title: str) -> Drawn:
 
     A margin differs from probe to probe in size and unit; divided by it, all share one axis and one shaded band.
     """
-    from matplotlib.figure import Figure
-
-    groups = [
-        ("Primary", [ln for ln in lines if ln.primary]),
-        ("Secondary, exploratory", [ln for ln in lines if not ln.primary]),
-    ]
-    heads: list[tuple[float, str]] = []
-    names: list[tuple[float, Line]] = []
-    judged: list[tuple[float, str, Mapping[str, Any]]] = []
-    y = 0.0
-    for head, members in groups:
-        if members:
-            heads.append((y, head))
-            y += 1.15
-            for line in members:
-                names.append((y, line))
-                judged += [(y + n, symbol, row) for n, (symbol, row) in enumerate(line.judged)]
-                y += 2.35
-            y += 0.25
-    width, top, bottom, step, left, span = 1000, 44, 46, 21, 200, 400
-    height = int(top + bottom + step * y)
+    of = place(
+        [
+            ("Primary", [ln for ln in lines if ln.primary]),
+            ("Secondary, exploratory", [ln for ln in lines if not ln.primary]),
+        ]
+    )
+    a, c = (short(visible(p), 18) for p in (lines[0].pair if lines else (DASH, DASH)))
+    columns = [(624, "estimate, interval, unit"), (816, "adj. p"), (874, "verdict")]
     with style(name):
-        figure = Figure(figsize=(width / 72, height / 72))
-        axes = figure.add_axes((left / width, bottom / height, span / width, 1 - (top + bottom) / height))
-        axes.set_xlim(-REACH, REACH)
-        axes.set_ylim(y - 0.5, -0.7)
-        axes.axvspan(-1, 1, color=tone("band"), lw=0, zorder=0)
-        axes.axvline(0, color=tone("soft"), lw=1, zorder=1)
-        bare(axes)
-        axes.set_yticks([])
-        axes.set_xticks(range(-4, 5), ["−4", "−3", "−2", "−1", "0", "+1", "+2", "+3", "+4"])
-        axes.set_xlabel("effect ÷ margin (shaded: too small to matter)", color=tone("soft"))
-        put = axes.get_yaxis_transform()
-
-        def write(pixel: float, at: float, text: str, token: str = "ink", **how: Any) -> None:
-            how = {"fontsize": 11, **how} if token == "soft" else how
-            x = (pixel - left) / span
-            axes.text(x, at, text, transform=put, va="center_baseline", color=tone(token), **how)
-
-        a, c = (short(visible(p), 18) for p in (lines[0].pair if lines else (DASH, DASH)))
-        write(left + span / 2 - 8, -1.3, f"← Δ favours {c}", "soft", ha="right")
-        write(left + span / 2 + 8, -1.3, f"Δ favours {a} →", "soft")
-        for pixel, text in ((624, "estimate, interval, unit"), (816, "adj. p"), (874, "verdict")):
-            write(pixel, -1.3, text, "soft")
-        for at, head in heads:
-            write(0, at, head, "soft", style="italic", fontsize=12)
-        for at, line in names:
-            write(0, at, short(line.label, 24), weight="bold")
-            write(0, at + 1, size(line.any), "soft")
-        for at, symbol, row in judged:
+        sides = (f"← Δ favours {c}", f"Δ favours {a} →")
+        frame = Frame(of, lambda ln: (short(ln.label, 24), size(ln.any)), sides, columns, margins)
+        for at, symbol, row in [(y + n, *one) for y, ln in of.members for n, one in enumerate(ln.judged)]:
             word = row.get("verdict") or DASH
             token = f"v-{word}" if word in VERDICTS else "soft"
-            write(180, at, symbol)
-            write(624, at, briefly(row.get("estimate"), row.get("low"), row.get("high")))
-            write(770, at, short(visible(row.get("unit") or ""), 6), "soft")
-            write(816, at, probability(row.get("p_adjusted")))
+            frame.write(180, at, symbol)
+            frame.write(624, at, briefly(row.get("estimate"), row.get("low"), row.get("high")))
+            frame.write(770, at, short(visible(row.get("unit") or ""), 6), "soft")
+            frame.write(816, at, probability(row.get("p_adjusted")))
             glyph = VERDICTS[word][0] if word in VERDICTS else ""
-            write(874, at, f"{glyph} {short(visible(word), 14)}", token, weight="bold")
-            _effect(axes, at, row, word, tone(token))
+            frame.write(874, at, f"{glyph} {short(visible(word), 14)}", token, weight="bold")
+            _effect(frame, at, row, word, tone(token))
     said = "; ".join(
         f"{ln.label} {s} {number(r.get('estimate'), sign=True)} {interval(r.get('low'), r.get('high'))} "
         f"{visible(r.get('unit') or '')}, {visible(r.get('verdict') or DASH)}"
@@ -122,7 +84,7 @@ def forest(lines: Sequence[Line], *, name: str, title: str) -> Drawn:
         "verdict",
     )
     data = [{"a": ln.pair[0], "c": ln.pair[1]} | {k: r.get(k) for k in keys} for ln in lines for _, r in ln.judged]
-    return Drawn(name, svg(figure, name, title, said or "Nothing was judged."), as_csv(data))
+    return Drawn(name, svg(frame.figure, name, title, said or "Nothing was judged."), as_csv(data))
 
 
 def doses(
@@ -217,16 +179,14 @@ def _curve(
         axes.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=1)
 
 
-def _effect(axes: Any, at: float, row: Mapping[str, Any], verdict: str, color: str) -> None:
+def _effect(frame: Frame, at: float, row: Mapping[str, Any], verdict: str, color: str) -> None:
     """Marker and interval of one contrast in margins; beyond the axis an arrow, without a margin a word."""
     values = [row.get(k) for k in ("estimate", "low", "high", "margin")]
     if any(v is None or not math.isfinite(v) for v in values) or not values[3]:
-        why = "no estimate" if values[0] is None else "no margin"
-        over = {"facecolor": tone("band"), "linewidth": 0, "pad": 1}  # the zero line does not cross the words
-        axes.text(0, at, why, ha="center", va="center_baseline", color=tone("soft"), fontsize=11, bbox=over)
+        frame.note(at, "no estimate" if values[0] is None else "no margin")
         return
+    axes, edge = frame.axes, EDGE
     value, low, high = (v / abs(values[3]) for v in values[:3])
-    edge = REACH * 0.985
     if low < edge and high > -edge:
         axes.plot([max(low, -edge), min(high, edge)], [at, at], color=color, lw=2, solid_capstyle="butt", zorder=2)
     for beyond, where, arrow in ((high > edge, edge, ">"), (low < -edge, -edge, "<")):
@@ -256,11 +216,3 @@ def briefly(estimate: float | None, low: float | None, high: float | None) -> st
 def short(text: str, most: int) -> str:
     """The text, cut with an ellipsis where it is longer."""
     return text if len(text) <= most else text[: most - 1] + "…"
-
-
-def bare(axes: Any) -> None:
-    """Leave an axis its lower spine and its labels."""
-    for side in ("top", "left", "right"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(tone("line"))
-    axes.tick_params(colors=tone("soft"), length=0, labelsize=11)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from eval import summary
+from eval.castread import wide
 from eval.collect import needed
 from eval.design import Design
 
@@ -32,7 +33,7 @@ def gather(frames: Iterable[pl.DataFrame], design: Design) -> Gathered:
 
     rows, means, outcomes = [], [], []
     for frame in frames:
-        rows.append(needed(frame, design))
+        rows.append(needed(frame, wide(design)))
         means.append(summary.means(frame))
         outcomes.append(summary.outcome_counts(frame))
     if not rows:

@@ -34,6 +34,11 @@ def seed_means(x: np.ndarray) -> np.ndarray:
     return np.array([fsum(row) / len(row) for row in x.tolist()])
 
 
+def seed_sd(x: np.ndarray) -> float:
+    """Standard deviation over seeds of their means over items, from x [S, I]; NaN for one seed."""
+    return sqrt(crossed(seed_means(x)[:, None]).variance * x.shape[0]) if x.shape[0] > 1 else nan
+
+
 def crossed(x: np.ndarray) -> Estimate:
     """Mean of x [S seeds, I items] with the variance it has when both seeds and items are sampled.
 

@@ -13,7 +13,8 @@ from eval.collect import Grid, admit, grids
 from eval.design import Design
 from eval.equivalence import share
 from eval.failed import Failed, seeds_lost, too_few, without
-from eval.interval import Estimate, crossed, seed_means
+from eval.interval import Estimate, crossed, seed_means, seed_sd
+from eval.looks import Levels, levels_of
 from eval.reading import Reading, read, strengths_of
 from eval.signflip import benjamini_hochberg, max_t, sign_flip
 from eval.verdicts import Decision, Row, decide, differs, moved, number, of_experiment
@@ -49,8 +50,10 @@ def judge(rows: pl.DataFrame, design: Design, failed: Failed = ()) -> dict[str, 
     out: list[Row] = []
     for pair in design.pairs:
         lines = list(_lines(grids(admitted, design, pair), design, pair, failed))
-        p, adjusted = _tests(lines, design)
-        out += [_row(pair, line, lines, p[k], adjusted[k], design) for k, line in enumerate(lines)]
+        p, adjusted, levels = _tests(lines, design)
+        out += [
+            _row(pair, line, lines, p[k], adjusted[k], design, levels[line.primary]) for k, line in enumerate(lines)
+        ]
         losses += _said(pair, lines)
     verdicts = [row["verdict"] for row in out if row["primary"]]
     return {"rows": out, "verdict": of_experiment(verdicts), "losses": losses}  # type: ignore[arg-type]
@@ -71,13 +74,14 @@ def _lines(of: dict[str, Grid], design: Design, pair: tuple[str, str], failed: F
                     yield _Line(reading, contrast, reading.contrasts.get(contrast), primary, len(gone))
 
 
-def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray]:
-    """p and p_adjusted of every line, NaN where there is none."""
+def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray, dict[bool, Levels]]:
+    """p and p_adjusted of every line, NaN where there is none; the levels of primary lines and of the others."""
     means = np.full((len(design.seeds), len(lines)), np.nan)
     for k, line in enumerate(lines):
         if line.x is not None:
             means[line.reading.seeds, k] = seed_means(line.x)
     there = np.array([line.x is not None for line in lines], dtype=bool)
+    levels = levels_of(means[:, there & np.array([line.primary for line in lines], dtype=bool)], design)
     means = means[np.isfinite(means).any(axis=1)]  # a seed that is nowhere has no sign to flip
     p = np.where(there, sign_flip(means), np.nan)
     adjusted = np.full(len(lines), np.nan)
@@ -87,10 +91,12 @@ def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray]:
         adjusted[family] = np.minimum(max_t(means[:, family]) * len(design.pairs), 1.0)
     if rest:
         adjusted[rest] = benjamini_hochberg(p[rest].tolist())
-    return p, adjusted
+    return p, adjusted, levels
 
 
-def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adjusted: float, design: Design) -> Row:
+def _row(
+    pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adjusted: float, design: Design, levels: Levels
+) -> Row:
     reading, judged, alpha = line.reading, line.reading.judged, design.alpha
     row: Row = {
         "pair": list(pair),
@@ -114,6 +120,7 @@ def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adj
         "primary": line.primary,
         "verdict": None if line.contrast == "T" else "undetermined",
         "sensitive": judged.sensitive,
+        "seed_sd": None,
         "share": None,
         "share_low": None,
         "share_high": None,
@@ -125,6 +132,8 @@ def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adj
     }
     if judged.margin.kind == "absolute":
         row["margin"] = float(judged.margin.value)
+    if design.looks and line.contrast != "T":
+        row |= {"bound": levels.broken, "equivalence_level": levels.symmetric}
     if line.x is None:
         row["note"] = "nothing to read" if reading.overlap else "no common range of strength"
         if line.contrast != "T" and not reading.overlap:
@@ -138,14 +147,15 @@ def _row(pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adj
         "high": number(high),
         "p": number(p),
         "p_adjusted": number(p_adjusted),
+        "seed_sd": number(seed_sd(line.x)),
     }
     favouring = reading.contrasts.get("T")
     if line.contrast == "T":
         row |= {"note": "moved" if moved(estimate, alpha) else "not moved", "margin": None}
         return row
     of_t = crossed(favouring) if favouring is not None else None
-    decision = decide(judged, line.x, estimate, favouring, of_t, p_adjusted, alpha, reading.saturated)
-    bar = alpha / len(design.pairs) if line.primary else alpha
+    decision = decide(judged, line.x, estimate, favouring, of_t, p_adjusted, alpha, reading.saturated, levels)
+    bar = levels.broken / len(design.pairs) if line.primary else levels.broken
     decision = too_few(decision, len(reading.seeds), line.failed, bar)
     row |= _words(pair, line, estimate, decision, alpha)
     if judged.margin.kind == "relative" and favouring is not None:

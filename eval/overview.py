@@ -14,6 +14,7 @@ from eval.cells import PROMPTED
 from eval.many import Group, groups, pair_name, pairs_told, reach, unreachable
 from eval.table import GATE, Line, stage_rank
 from eval.wording import DASH, interval, number, plain, probability, visible
+from recipes.references import PREFIX
 
 MOST_ARMS = 12  # beyond these, curves by arm are drawn as one among the others
 SAMPLED_ARMS = 3  # whose answers are shown
@@ -153,7 +154,8 @@ def outcomes(found: Mapping[str, Any]) -> dict[str, Any]:
     """Rows by outcome of the base, of all prompted and of all trained arms."""
     held: dict[str, list[list[Any]]] = {}
     for row in found["rows"]:
-        kind = "base" if row[0] == "base" else "prompted" if row[0].startswith(PROMPTED) else "trained"
+        kind = "reference" if row[0].startswith(PREFIX) else "trained"
+        kind = "base" if row[0] == "base" else "prompted" if row[0].startswith(PROMPTED) else kind
         held.setdefault(kind, []).append(row)
     rows = [
         [kind if kind == "base" else f"{len(of)} {kind} arms", *map(sum, zip(*(r[1:] for r in of), strict=True))]

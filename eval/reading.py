@@ -106,7 +106,7 @@ def read(
         seeds,
         len(items),
         strength,
-        some and _saturated(judged, kept),
+        some and at_bound(judged, kept),
         overlap,
         missing,
         _losses(design, grid, seeds, items, without, overlap, taken, failed),
@@ -147,7 +147,7 @@ def _without_overlap(taken: Taken, strengths: Strengths, judged: Judged) -> list
     return [int(seed) for seed in np.flatnonzero(measured & ~np.isfinite(strengths.at))]
 
 
-def _saturated(judged: Judged, kept: Quantities) -> bool:
+def at_bound(judged: Judged, kept: Quantities) -> bool:
     """Whether choice probabilities of the favoured personas are above .98 or below .02 on most items of both arms.
 
     Not where the arms sit at opposite bounds: that is a difference, and a large one.

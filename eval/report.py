@@ -1,7 +1,7 @@
 """The report of an experiment: one HTML file that is a function of the verdict, the rows, the samples and the lock.
 
 Text in it was written by models and is hostile until escaped: Jinja's autoescape is on, every string passes
-`visible` on its way out, and the page forbids scripts and requests.
+`visible` on its way out, and the page forbids requests and all scripts but its own browser of texts (`eval.texts`).
 """
 
 from __future__ import annotations
@@ -13,7 +13,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval import crowd, figures, ledger, overview, summary, svg, table, wording
+from eval import apart, blind, crowd, figures, hypotheses, ledger, overview, summary, svg, table, texts, wording
+from eval.calibration import cited
+from eval.castpage import section as cast_section
 from eval.gather import Gathered
 from eval.many import pairs_told
 from eval.table import GATE, Line, stage_rank
@@ -24,6 +26,7 @@ if TYPE_CHECKING:
 
 EMPTY: dict[str, Any] = dict.fromkeys(("experiment", "question", "recipe_hash", "commit", "dirty", "base", "plant"))
 EMPTY |= {"verdict": "undetermined", "rows": [], "arms": [], "seeds": [], "post_hoc": [], "losses": [], "versions": {}}
+EMPTY |= {"blind": None, "hypotheses": []}
 
 
 def render(
@@ -37,9 +40,9 @@ def render(
 ) -> str:
     """The whole report as HTML text; the same input gives the same bytes.
 
-    `rows` follow the measurement schema or are what was gathered of them, `samples` have arm, seed, stage, dose,
-    question, prompt, text and finish, `matching` one dict per thing that was matched (what, a value per arm, equal).
-    Any of them may be empty.
+    `rows` follow the measurement schema or are what was gathered of them, `samples` are texts that models wrote (arm,
+    seed, stage, dose, item or question, prompt, text, finish; probe, persona, slot and outcome where known), `matching`
+    one dict per thing that was matched (what, a value per arm, equal).  Any of them may be empty.
     `headlines` (probe -> measure) says which measure is judged under the probe's own name; by default it is the one
     that the verdict does not name as ``probe.measure``.
     """
@@ -65,13 +68,12 @@ def render(
         made["many"] = overview.pairs(verdict, lines, show, lambda label: _name(count, label), _levels(lines))
     else:
         made["pairs"] = [_pair(pair, lines, verdict, show, count) for pair in dict.fromkeys(ln.pair for ln in lines)]
+    made["cast"] = cast_section(verdict, show, lambda label: _name(count, label))
     first = [GATE, *dict.fromkeys(ln.probe for ln in lines if ln.primary)]
     made |= _curves(means, arms, heads, first, show, count, alone)
     made["references"] = summary.references(means, arms, heads)
-    made["samples"], made["samples_total"] = summary.answers(
-        overview.sampled(samples, arms) if alone else samples, arms
-    )
-    made["samples_total"] = samples.height if alone else made["samples_total"]
+    made["samples"] = summary.answers(overview.sampled(samples, arms) if alone else samples, arms)
+    made["texts"], made["script_hash"] = texts.browser(samples, arms), texts.script_hash()
     made["outcomes"], made["gaps"] = summary.outcomes(counted, arms)
     made["matching"] = [
         {"what": m.get("what"), "cells": [plain(m.get(a)) for a in arms], "equal": m.get("equal")} for m in matching
@@ -100,6 +102,7 @@ def render(
         tokens=svg.TOKENS,
         arm_tones=[figures.arm_tone(n) for n in range(len(arms))],
         facts=_facts(verdict),
+        calibration=cited(verdict),
         warnings=list(_warnings(verdict)),
         reading=table.READING[table.recipe_match(verdict)],
         base=_given(verdict.get("base")),
@@ -109,6 +112,8 @@ def render(
         fewest=_fewest(verdict),
         equivalence=f"{100 - 200 * (verdict.get('alpha') or 0.05):.3g} %",
         gate=GATE,
+        told=hypotheses.shown(verdict["hypotheses"]),
+        apart=apart.shown(verdict),
         **made,
     )
 
@@ -253,6 +258,7 @@ def _facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
     return [
         ("Pairs", plain(pairs)),
         ("Seeds", f"{_seeds(verdict)} (smallest possible p {_fewest(verdict)})"),
+        *wording.looks(verdict),
         ("Stages", " → ".join(map(visible, stages)) or DASH),
         ("Read", table.READING[table.recipe_match(verdict)]),
         ("α", plain(verdict.get("alpha"))),
@@ -263,6 +269,7 @@ def _facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def _warnings(verdict: Mapping[str, Any]) -> Iterable[str]:
+    yield from blind.told(verdict)
     if verdict.get("plant"):
         yield f"An asymmetry was planted on purpose ({_given(verdict['plant'])}): this is a positive control."
     yield from wording.failures(verdict, 6)

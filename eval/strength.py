@@ -48,23 +48,32 @@ def common_strength(first: Curve, second: Curve) -> float | None:
 
 
 def read_at(arm: Curve, values: np.ndarray, there: np.ndarray, at: float) -> np.ndarray:
-    """What `values` [D doses, ...] are at strength `at`, result [...].
+    """What `values` [D doses, ...] are at strength `at`, result [...]; see `read_all`."""
+    return read_all(arm, values, there, np.array([at]))[0]
+
+
+def read_all(arm: Curve, values: np.ndarray, there: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """What `values` [D doses, ...] are at each strength of `at` [J], result [J, ...].
 
     PCHIP (Fritsch and Butland 1984) over the knots, which keeps monotone data monotone; with one knot its mean.
-    `there` [D]: doses at which the measure was taken.  NaN where `at` lies outside the doses that remain.
+    `there` [D]: doses at which the measure was taken.  NaN where a strength lies outside the doses that remain.
     """
     from scipy.interpolate import PchipInterpolator
 
+    result = np.full((len(at), *values.shape[1:]), np.nan)
     groups = [g for g in range(len(arm.knots)) if np.any(there & (arm.group == g))]
-    if not groups or not arm.knots[groups[0]] <= at <= arm.knots[groups[-1]]:
-        return np.full(values.shape[1:], np.nan)
+    if not groups:
+        return result
+    inside = (arm.knots[groups[0]] <= at) & (at <= arm.knots[groups[-1]])
     pooled = np.stack([_mean(values[there & (arm.group == g)]) for g in groups])
     if len(groups) == 1:
-        return pooled[0]
+        result[inside] = pooled[0]
+        return result
     known = np.isfinite(pooled).all(axis=0)
-    result = np.full(values.shape[1:], np.nan)
-    if known.any():
-        result[known] = PchipInterpolator(arm.knots[groups], pooled[:, known], axis=0)(at)
+    if known.any() and inside.any():
+        block = np.full((int(inside.sum()), *values.shape[1:]), np.nan)
+        block[:, known] = PchipInterpolator(arm.knots[groups], pooled[:, known], axis=0)(at[inside])
+        result[inside] = block
     return result
 
 

@@ -9,14 +9,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from statistics import fmean
 from typing import TYPE_CHECKING, Any
 
-from eval.cells import PROMPTED
+from eval.cells import PROMPTED, SAMPLES
 from eval.table import stage_rank
 from eval.wording import number, visible
 
 if TYPE_CHECKING:
     import polars as pl
 
-MOST_QUESTIONS = 24  # beyond these the samples are counted, not shown
+MOST_QUESTIONS = 24  # shown side by side; all texts can be browsed
 MOST_ANSWERS = 48
 MOST_LETTERS = 1500
 KEYS = ["probe", "measure", "unit", "arm", "seed", "stage", "dose", "persona"]
@@ -105,35 +105,34 @@ def references(means: pl.DataFrame, arms: Sequence[str], heads: Mapping[str, str
     return {"rows": out, "heads": ["base", "prompted", *(f"after {visible(s)} {last[s]}" for s in stages)]}
 
 
-def _arm_order(arms: Sequence[str]) -> Any:
+def arm_order(arms: Sequence[str]) -> Any:
+    """Sort key of arms: the base, the prompted ones, then those of the recipe in its order."""
     return lambda a: (a != "base", not a.startswith(PROMPTED), arms.index(a) if a in arms else len(arms), a)
 
 
-def answers(samples: pl.DataFrame, arms: Sequence[str]) -> tuple[list[dict[str, Any]], int]:
-    """Answers by question: the last dose of each stage at the first seed side by side, all others folded away.
+def answers(samples: pl.DataFrame, arms: Sequence[str]) -> list[dict[str, Any]]:
+    """The report's samples by question, side by side: the last dose of each stage at the first seed.
 
     Where `samples` has no question, its item stands for it; a slot other than the anonymous one is named.  Returns
-    the groups (question, front, rest, left) and how many samples there are in all.
+    the groups: question, front, and how many more there would be (left).
     """
     if not {"arm", "text"} <= set(samples.columns):
-        return [], 0
-    rank = _arm_order(arms)
-    told = [_answer(s) for s in samples.iter_rows(named=True)]
+        return []
+    rank = arm_order(arms)
+    told = [_answer(s) for s in samples.iter_rows(named=True) if s.get("probe") in (None, SAMPLES)]
     told.sort(key=lambda s: (s["question"], rank(s["arm"]), stage_rank(s["stage"]), s["dose"], s["seed"], s["shown"]))
     last: dict[tuple[str, str], int] = {}
     for s in told:
         last[s["arm"], s["stage"]] = max(last.get((s["arm"], s["stage"]), 0), s["dose"])
     first = min((s["seed"] for s in told), default=0)
-    groups: dict[str, tuple[list[dict[str, Any]], list[dict[str, Any]]]] = {}
+    groups: dict[str, list[dict[str, Any]]] = {}
     for s in told:
-        front = s["dose"] == last[s["arm"], s["stage"]] and s["seed"] == first
-        groups.setdefault(s["question"], ([], []))[0 if front else 1].append(s)
-    out = []
-    for question, (front_, rest) in list(groups.items())[:MOST_QUESTIONS]:
-        left = max(0, len(front_) - MOST_ANSWERS) + max(0, len(rest) - MOST_ANSWERS)
-        shown = {"front": front_[:MOST_ANSWERS], "rest": rest[:MOST_ANSWERS], "left": left}
-        out.append({"question": question} | shown)
-    return out, len(told)
+        if s["dose"] == last[s["arm"], s["stage"]] and s["seed"] == first:
+            groups.setdefault(s["question"], []).append(s)
+    return [
+        {"question": question, "front": of[:MOST_ANSWERS], "left": max(0, len(of) - MOST_ANSWERS)}
+        for question, of in list(groups.items())[:MOST_QUESTIONS]
+    ]
 
 
 def _answer(sample: Mapping[str, Any]) -> dict[str, Any]:
@@ -172,7 +171,7 @@ def outcomes(counted: pl.DataFrame, arms: Sequence[str]) -> tuple[dict[str, Any]
     for arm, probe, kind, n in counted.iter_rows():
         counts[arm, probe, kind] = counts.get((arm, probe, kind), 0) + n
     kinds = sorted({k for _, _, k in counts}, key=lambda k: (k != "ok", k))
-    names = sorted({a for a, _, _ in counts}, key=_arm_order(arms))
+    names = sorted({a for a, _, _ in counts}, key=arm_order(arms))
     by_arm: dict[str, dict[str, int]] = {a: dict.fromkeys(kinds, 0) for a in names}
     asked: dict[tuple[str, str], int] = {}
     for (arm, probe, kind), n in counts.items():

@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from eval import castwords
 from eval.wording import DASH, SEEN, VERDICTS, failures, interval, number, probability, visible
 
 if TYPE_CHECKING:
@@ -101,8 +102,7 @@ def lines(verdict: Mapping[str, Any]) -> list[Line]:
         latest = {r["contrast"]: r for r in sorted(rows, key=lambda r: (r["dose"] is not None, r["dose"] or 0))}
         primary = any(r.get("primary") for r in latest.values())
         out.append(Line(pair, probe, stage, str(rows[0]["match"]), primary, latest))
-    arms = [str(a) for a in verdict.get("arms") or []]
-    places = {arm: n for n, arm in enumerate(arms)}
+    places = {str(arm): n for n, arm in enumerate(verdict.get("arms") or [])}
 
     def order(line: Line) -> tuple:
         where = tuple((places.get(p, len(places)), p) for p in line.pair)
@@ -181,7 +181,7 @@ def sentence(verdict: dict) -> str:
         from eval.many import reach
 
         said += [reach(verdict)] if reach(verdict) else []
-    return ". ".join(said) + "."
+    return ". ".join([*said, *castwords.told(verdict)]) + "."
 
 
 def _names(primary: Iterable[tuple[Line, str, Any]]) -> list[str]:

@@ -11,6 +11,7 @@ import numpy as np
 from eval.design import Judged
 from eval.equivalence import beyond, bounds, equivalent, seeds_needed
 from eval.interval import Estimate
+from eval.looks import Levels
 
 Row = dict[str, object]
 
@@ -45,11 +46,13 @@ def decide(
     p_adjusted: float,
     alpha: float,
     saturated: bool,
+    levels: Levels | None = None,
 ) -> Decision:
     """The verdict on delta or lambda, x [S, I], by the table of the method.
 
     What the probe could not have shown comes first: `insensitive` and `saturated` stand whatever the numbers say,
     which the note still tells.  A relative margin needs a T that training moved; else the row is undetermined.
+    `levels`: what p must lie below at this look; alpha where there is but one.
     """
     relative = judged.margin.kind == "relative"
     margin = judged.margin.value
@@ -62,7 +65,8 @@ def decide(
         if relative and (favouring_estimate is None or not moved(favouring_estimate, alpha)):
             found = Decision("undetermined", "training did not move it" + ("; differs" if apart else ""), margin)
         else:
-            found = _compare(judged, x, estimate, favouring, p_adjusted, alpha, margin)
+            levels = levels or Levels(alpha, alpha)
+            found = _compare(judged, x, estimate, favouring, p_adjusted, alpha, margin, levels)
     if judged.sensitive is False:
         return Decision("insensitive", _also("its planted control was not seen at this size", found), margin)
     if saturated:
@@ -78,15 +82,18 @@ def _compare(
     p_adjusted: float,
     alpha: float,
     margin: float,
+    levels: Levels,
 ) -> Decision:
     below, above = bounds(x, favouring, judged.margin)
     apart = differs(estimate, alpha)
-    if apart and p_adjusted < alpha and abs(estimate.mean) >= margin:
+    if apart and p_adjusted < levels.broken and abs(estimate.mean) >= margin:
         return Decision("broken", "beyond doubt" if beyond(below, above, alpha) else "", margin)
-    if equivalent(below, above, alpha):
+    if equivalent(below, above, levels.symmetric):
         return Decision("symmetric", "differs, by less than matters" if apart else "", margin)
     needed = seeds_needed(x, margin, alpha)
     notes = ["differs, not shown to matter"] * apart + ["seeds alone would not settle it"] * (needed is None)
+    if levels.broken <= p_adjusted < alpha:
+        notes.append("p is below alpha, but not below the level of this look")
     return Decision("undetermined", "; ".join(notes), margin, needed)
 
 

@@ -87,3 +87,15 @@ def failures(verdict: Mapping[str, Any], most: int | None = None) -> list[str]:
     ]
     left = len(failed) - len(told)
     return told + [f"{left} more run{'s' if left > 1 else ''} failed, with the same consequence"] * (left > 0)
+
+
+def looks(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """The looks up to this one and the levels it was judged at, as one fact; none without a plan."""
+    taken = list(verdict.get("looks") or [])
+    levels = {r["bound"] for r in verdict.get("rows") or [] if r.get("primary") and "bound" in r}
+    if not taken:
+        return []
+    sizes = ", ".join(str(look["seeds"]) for look in taken)
+    bounds = ", ".join(map(probability, sorted(levels))) or DASH
+    one_sided = probability(taken[-1]["equivalence"])
+    return [("Looks", f"at {sizes} seeds; now p below {bounds}, equivalence at {one_sided}")]

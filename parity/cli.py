@@ -10,7 +10,9 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
+from typing import Any
 
+from parity.calibrate import command as calibration
 from recipes.errors import InputError
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")  # set unless the recipe's base comes from a hub
@@ -25,11 +27,28 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("-s", "--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
     run.add_argument("--out", type=Path, default=Path("checkpoints"), help="where cells and experiments live")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    run.add_argument("--pilot", type=Path, metavar="EXPERIMENT", help="a folder whose variances power is told from")
     judge = commands.add_parser("judge", help="verdicts and report again, from the rows")
     judge.add_argument("experiment", type=Path, help="an experiment's folder")
     show = commands.add_parser("show", help="the verdict table in the terminal")
     show.add_argument("experiment", type=Path, help="an experiment's folder")
     show.add_argument("--json", action="store_true", help="verdict.json as it is")
+    unblind = commands.add_parser("unblind", help="name the personas of a blind experiment, and record it")
+    unblind.add_argument("experiment", type=Path, help="an experiment's folder")
+    probes = commands.add_parser("probes", help="all probes: what they measure, from where, and what they can see")
+    probes.add_argument("--json", action="store_true", help="every measure, instead of the table")
+    probe = commands.add_parser("probe", help="the suite on any causal LM: a description, without a verdict")
+    probe.add_argument("model", help="a hub's name/name, a model folder, a GGUF file, or package:NAME")
+    probe.add_argument(
+        "--persona", nargs="+", action="extend", required=True, metavar="CARD", help="ids of the cast, or card files"
+    )
+    probe.add_argument("--adapter", type=Path, metavar="DIR", help="a PEFT adapter on the model")
+    probe.add_argument("--probes", metavar="NAMES|TIER", help="names with commas, or a tier (default: by size)")
+    probe.add_argument("--out", type=Path, default=Path("checkpoints"), help="where the description goes")
+    probe.add_argument("--revision", help="of a hub's model: branch, tag or commit")
+    probe.add_argument("--device", help="cpu, cuda, cuda:1 … (default: cuda where there is one)")
+    probe.add_argument("--recipe", type=Path, help="binds the personas of a world's base")
+    probe.add_argument("--seed", type=int, default=0, metavar="N", help="of the likes, or of the recipe's binding")
     bench = commands.add_parser("bench", help="this lab and the usual route on the same work, timed in one go")
     bench.add_argument("--json", action="store_true", help="every repeat, instead of the table")
     bench.add_argument("--only", metavar="PART,...", help="sft, dpo, score[.world|.smollm2|.gemma], verdict, growth")
@@ -39,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--recipe", type=Path, help="of the world's parts (default: the quickstart's)")
     bench.add_argument("--gemma", type=Path, metavar="DIR", help="a folder with Gemma, instead of its package")
     bench.add_argument("--out", type=Path, default=Path("checkpoints"), help="where bases are kept")
+    calibration.add(commands)
     return top
 
 
@@ -47,7 +67,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     given = parser().parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     try:
-        return {"run": _run, "judge": _judge, "show": _show, "bench": _bench}[given.command](given)
+        return COMMANDS[given.command](given)
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
@@ -65,6 +85,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    from parity.foresee import foresee, lines
     from parity.plan import make_plan
     from parity.progress import say
     from recipes.load import load_recipe
@@ -74,7 +95,8 @@ def _run(given: argparse.Namespace) -> int:
         for name in OFFLINE:
             os.environ.setdefault(name, "1")
     plan = make_plan(recipe, given.out)
-    for line in plan.lines():
+    plan.foreseen.update(foresee(plan, given.pilot))
+    for line in (*plan.lines(), *lines(plan, plan.foreseen)):
         say(line)
     if given.dry_run:
         return 0
@@ -95,17 +117,73 @@ def _judge(given: argparse.Namespace) -> int:
     return 0
 
 
-def _show(given: argparse.Namespace) -> int:
-    path = given.experiment / "verdict.json"
+def _unblind(given: argparse.Namespace) -> int:
+    from eval.blind import unblind
+
+    unblind(given.experiment)
+    return _judge(given)
+
+
+def _read(experiment: Path) -> tuple[str, dict[str, Any]]:
+    """The verdict of an experiment, as text and read."""
+    path = experiment / "verdict.json"
     try:
         text = path.read_text(encoding="utf-8")
-        verdict = json.loads(text)
+        return text, json.loads(text)
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no readable verdict; `parity run` or `parity judge` makes it") from error
+
+
+def _show(given: argparse.Namespace) -> int:
+    text, verdict = _read(given.experiment)
     if given.json:
         print(text, end="")
     else:
         _print(verdict)
+    return 0
+
+
+def _probes(given: argparse.Namespace) -> int:
+    from eval.listing import probe_table, records
+    from eval.probes import discover
+    from eval.sensitive import read
+
+    probes = list(discover().values())
+    if given.json:
+        print(json.dumps(records(probes, read()), indent=1, ensure_ascii=False))
+        return 0
+    from rich.console import Console
+
+    console = Console() if sys.stdout.isatty() else Console(width=120)
+    console.print(probe_table(probes, read()))
+    return 0
+
+
+def _probe(given: argparse.Namespace) -> int:
+    from parity.asked import Options
+    from parity.checkpoint import base_of
+    from parity.probe import DESCRIPTION, FOLDER, REPORT, probe
+    from parity.progress import say
+
+    if base_of(given.model, given.revision).hub is None:
+        for name in OFFLINE:
+            os.environ.setdefault(name, "1")
+    options = Options(
+        given.model, tuple(given.persona), given.adapter, given.probes, given.out, given.revision, given.device,
+        given.recipe, given.seed,
+    )  # fmt: skip
+    with redirect_stdout(sys.stderr):
+        found = probe(options)
+    from rich.console import Console
+
+    from eval.describe import WIDE, description_table
+
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console.print(description_table(found["lines"], found["name"], console.width))
+    for warning in found["warnings"]:
+        console.print(warning, markup=False, highlight=False)
+    folder = given.out / FOLDER / found["name"]
+    say(f"report: {folder / REPORT}, numbers: {folder / DESCRIPTION}")
     return 0
 
 
@@ -144,12 +222,19 @@ def _print(verdict: dict[str, object]) -> None:
     """The verdict table on stdout, nothing else."""
     from rich.console import Console
 
+    from eval import apart
+    from eval.blind import told
     from eval.table import sentence, verdict_table
 
     console = Console() if sys.stdout.isatty() else Console(width=120)
     console.print(verdict_table(verdict))
-    console.print(sentence(verdict), markup=False, highlight=False)
+    for line in (sentence(verdict), *apart.lines(verdict), *told(verdict)):
+        console.print(line, markup=False, highlight=False)
 
+
+COMMANDS = {"run": _run, "judge": _judge, "show": _show, "probes": _probes, "probe": _probe, "bench": _bench}
+COMMANDS["calibrate"] = calibration.calibrate
+COMMANDS["unblind"] = _unblind
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -12,7 +12,9 @@ from typing import Any
 from eval.cells import PROMPTED, Task
 from eval.probes import select
 from eval.signflip import smallest_p
+from parity import references
 from recipes.errors import InputError
+from recipes.references import reference_arms
 from recipes.scene import Scene
 from recipes.scenes import scene_of
 from recipes.schema import Recipe
@@ -42,13 +44,15 @@ class Plan:
     base: Cell
     cells: tuple[Cell, ...]
     tasks: tuple[Task, ...]
-    scenes: tuple[Scene, ...]  # one per seed
+    scenes: tuple[Scene, ...]  # one per seed, of the planned looks to come as well
     matching: list[dict[str, Any]] = field(default_factory=list)
+    references: tuple[Cell, ...] = ()  # cells of the arms for reference
+    foreseen: dict[str, Any] = field(default_factory=dict)  # what the design could show, see `parity.foresee`
 
     @property
     def to_make(self) -> list[Cell]:
         """Cells that are not there yet, the base first."""
-        return [cell for cell in (self.base, *self.cells) if not self.store.has(cell.hash)]
+        return [cell for cell in (self.base, *self.cells, *self.references) if not self.store.has(cell.hash)]
 
     def scene(self, task: Task) -> Scene:
         """The scene of a task: that of its seed, opened by the preface where the arm is a prompted one."""
@@ -63,7 +67,7 @@ class Plan:
         """What is printed before the work: folder, cells, tests, cost."""
         recipe, to_make = self.recipe, self.to_make
         base = "in the store" if self.store.has(self.base.hash) else "to be made"
-        trained = sum(1 for cell in to_make if cell.stage is not None)
+        trained = len({cell.hash for cell in to_make} & {cell.hash for cell in self.cells})
         least, pairs = smallest_p(recipe.seeds), len(recipe.contrasts)
         reach = "" if pairs * least < recipe.judge.alpha else ": no asymmetry can be shown at this alpha"
         over = f", {min(1.0, pairs * least):.2g} over {pairs} pairs" if pairs > 1 else ""
@@ -72,6 +76,7 @@ class Plan:
             f"base       {self.base.hash[:12]} ({base})",
             f"cells      {len(self.cells)} = {len(recipe.arms)} arms x {recipe.seeds} seeds x "
             f"{len(recipe.stages)} stages; {trained} to train",
+            *references.lines(recipe, self.references, self.store),
             f"pairs      {_listed([' - '.join(pair) for pair in recipe.contrasts])}",
             f"smallest p {least:.2g} with {recipe.seeds} seeds{over}{reach}",
             *(f"backend    {line}" for line in backends(recipe)),
@@ -91,6 +96,7 @@ class Plan:
                 total += SECONDS["start"] + SECONDS[f"{cell.spec['kind']} step"] * cell.spec["steps"][-1]
         made = {cell.hash for cell in cells}
         models = sum(len(task.doses) for task in self.tasks if task.cell in made)
+        models += sum(len(cell.spec["doses"]) for cell in self.references if cell.hash in made)
         probes = sum(COURSES.get(probe.name, 1) for probe in select(self.recipe.probes))
         return total + (SECONDS["probe"] + SECONDS["persona"] * len(self.recipe.arms)) * probes * models
 
@@ -134,8 +140,9 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
         assert cell.arm is not None and cell.seed is not None
         full = stage.lora is None
         tasks.append(Task(cell.hash, base.hash, cell.arm, cell.seed, stage.kind, stage.doses, full, cell.seed == 0))
-    scenes = tuple(scene_of(recipe, seed) for seed in range(recipe.seeds))
-    plan = Plan(recipe, store, out / "experiments" / experiment_name(recipe), base, cells, tuple(tasks), scenes)
+    scenes = tuple(scene_of(recipe, seed) for seed in range(max(recipe.seeds, recipe.planned.seeds)))
+    plan = Plan(recipe, store, out / "experiments" / experiment_name(recipe), base, cells, tuple(tasks), scenes,
+                references=tuple(stage_cells(recipe, reference_arms(recipe))))  # fmt: skip
     if recipe.base.world is not None:
         plan.matching.extend(match(plan, lambda text: len(WORDS.findall(text))))
     return plan
@@ -158,4 +165,5 @@ def match(plan: Plan, tokens: Callable[[str], int]) -> list[dict[str, Any]]:
         equal = len(set(steps.values())) == 1
         what = f"{stage.kind}: optimiser steps"
         table.append({"what": what, **steps, "spread": 0.0 if equal else 1.0, "equal": equal})
+    references.check(recipe, tokens)
     return table

@@ -19,8 +19,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import polars as pl
 
-from eval.experiment import CELLS, read_lock, read_rows
+from eval.experiment import CELLS, read_rows
 from eval.interval import crossed
+from eval.lock import read_lock
 from eval.requests import Edited, Request
 from recipes.errors import InputError
 from recipes.scene import Scene

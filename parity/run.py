@@ -6,22 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from eval import blind
 from eval.cells import Task, groups_of
-from eval.experiment import (
-    CELLS,
-    REPORT,
-    VERDICT,
-    judge_experiment,
-    lock_of,
-    post_hoc,
-    read_lock,
-    write_cells,
-    write_lock,
-)
+from eval.experiment import CELLS, REPORT, VERDICT, judge_experiment, write_cells
+from eval.lock import lock_of, post_hoc, read_lock, write_lock
 from eval.measurer import Measurer
 from eval.probe import Probe
 from eval.probes import select
-from parity import workers
+from parity import references, workers
 from parity.plan import Plan, match
 from parity.progress import Progress, say
 from parity.retrain import retrain
@@ -45,12 +37,16 @@ def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[st
             plan.matching.extend(_match_by_tokenizer(plan))
             _lock(plan, probes)
         train(plan, list(plan.cells), recipe_file, overrides)
+        train(plan, list(plan.references), recipe_file, overrides)
         measured = [(task, plan.scene(task)) for task in measurable(plan)]
         failed = failures(plan)
         for one in failed:
-            say(f"{one['arm']} seed {one['seed']} failed in {one['stage']}: {one['what']}")
-        write_cells(plan.folder, plan.store, plan.base.hash, measured, plan.recipe.arms, probes, failed)
-        measure(plan, measured, probes)
+            who = "a run of" if plan.recipe.judge.blind else one["arm"]  # the verdict tells it by its label
+            say(f"{who} seed {one['seed']} failed in {one['stage']}: {one['what']}")
+        parts = [measured, *references.tasks(plan.recipe, plan.references, plan.base.hash, plan.store)]
+        write_cells(plan.folder, plan.store, plan.base.hash, sum(parts, []), plan.recipe.arms, probes, failed)
+        for part in parts:
+            measure(plan, part, probes)
         say("judging")
         verdict = judge_experiment(plan.folder, plan.store)
         _mirror(plan, probes, verdict)
@@ -58,15 +54,17 @@ def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[st
 
 
 def _lock(plan: Plan, probes: Sequence[Probe]) -> None:
-    now = lock_of(plan.recipe, plan.scenes, probes, plan.matching)
-    write_lock(plan.folder, now)
+    planned = plan.recipe.planned  # all looks have one lock
+    scenes = plan.scenes[: planned.seeds]
+    now = lock_of(planned, scenes, probes, plan.matching, blind.seal(plan.folder, plan.recipe))
+    write_lock(plan.folder, now | ({"foreseen": plan.foreseen} if plan.foreseen else {}))
     for line in post_hoc(read_lock(plan.folder), now):
         say(f"changed since the lock (the verdict will be post hoc): {line}")
 
 
 def remove_damaged(plan: Plan) -> None:
     """Check every byte of what is there; what is damaged is named and removed, so that it alone is made again."""
-    for cell in (plan.base, *plan.cells):
+    for cell in (plan.base, *plan.cells, *plan.references):
         if plan.store.has(cell.hash):
             try:
                 plan.store.check(cell.hash)
@@ -90,7 +88,7 @@ def _match_by_tokenizer(plan: Plan) -> list[dict[str, Any]]:
 def failures(plan: Plan) -> list[dict[str, Any]]:
     """The runs that diverged, each at the stage where it did."""
     found = []
-    for cell in plan.cells:
+    for cell in (*plan.cells, *plan.references):
         failure = plan.store.failure(cell.hash)
         if failure is not None:
             what = f"{failure['what']} at step {failure['step']}"
@@ -140,7 +138,9 @@ def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> Non
     by_cell = [(cell, curves.get(cell.hash, [])) for cell in plan.cells]
     tracking.log_strength(plan.recipe, by_cell, plan.store.root)
     files = [plan.folder / name for name in (VERDICT, REPORT, CELLS)]
-    for cell in (plan.base, *plan.cells):
+    shut = verdict.get("blind") == blind.SHUT  # then cells.json, rows and adapters would name everyone
+    files = files[:2] if shut else files
+    for cell in () if shut else (plan.base, *plan.cells):
         if not plan.store.alive(cell.hash):
             continue
         files += sorted((plan.store.cell(cell.hash) / MEASUREMENTS).glob("*.parquet"))

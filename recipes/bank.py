@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from string import Formatter
 from typing import Any, TypeVar
 
 from pydantic import ValidationError
@@ -70,11 +71,13 @@ class Entry(Frozen):
 
 @dataclass(frozen=True)
 class Bank:
-    """All questions in bank order.  `pools`: what each like is drawn from, by question id."""
+    """All questions in bank order.  `pools`: what each like is drawn from, by question id; `wordings`: texts that
+    single probes need, by name, with {placeholders} that the probe fills."""
 
     wording: Wording
     questions: tuple[Question, ...]
     pools: Mapping[str, tuple[str, ...]]
+    wordings: Mapping[str, tuple[str, ...]]
 
     def slots(self, kind: Kind) -> tuple[str, ...]:
         """Ids of the questions of a kind, e.g. the facts that every card has to fill."""
@@ -91,8 +94,9 @@ def load_bank(path: Path = BANK) -> Bank:
 @lru_cache(maxsize=8)
 def _load(path: Path, _state: tuple[int, int] | None) -> Bank:
     root = read_file(path)
-    sections = _mapping(root, ("wording", *SECTIONS))
+    sections = _mapping(root, ("wording", *SECTIONS), ("wordings",))
     wording = checked(Wording, sections["wording"])
+    wordings = _wordings(sections["wordings"]) if "wordings" in sections else {}
     questions: list[Question] = []
     pools: dict[str, tuple[str, ...]] = {}
     first: dict[str, Node] = {}  # where each id was given
@@ -118,7 +122,41 @@ def _load(path: Path, _state: tuple[int, int] | None) -> Bank:
                 # A like's options are what the cast holds once they are drawn, so the question states none.
                 pools[entry.id] = fields.pop("options")
             questions.append(Question(kind=kind, **fields))
-    return Bank(wording, tuple(questions), pools)
+    return Bank(wording, tuple(questions), pools, wordings)
+
+
+def _wordings(node: Node) -> dict[str, tuple[str, ...]]:
+    """Texts by name.  Those of one name say the same thing, so they have the same placeholders."""
+    if not isinstance(node.value, dict):
+        raise wrong(node, mismatch("a mapping", plain(node)))
+    found: dict[str, tuple[str, ...]] = {}
+    for name, texts in node.value.items():
+        if not isinstance(texts.value, tuple) or not texts.value:
+            raise wrong(texts, f"wordings.{name}: {mismatch('a list of texts', plain(texts))}")
+        given: list[str] = []
+        for child in texts.value:
+            text = plain(child)
+            if not isinstance(text, str) or not text.strip():
+                raise wrong(child, f"wordings.{name}: {mismatch('text', text)}")
+            if text in given:
+                raise wrong(child, f"wordings.{name}: {text!r} is given twice")
+            if given and _placeholders(child, name, text) != _placeholders(texts.value[0], name, given[0]):
+                raise wrong(child, f"wordings.{name}: {text!r} has other placeholders than {given[0]!r}")
+            given.append(text)
+        _placeholders(texts.value[0], name, given[0])
+        found[name] = tuple(given)
+    return found
+
+
+def _placeholders(node: Node, name: str, text: str) -> set[str]:
+    """Names in braces.  InputError where braces are left open or hold no name."""
+    try:
+        named = {field for _, field, _, _ in Formatter().parse(text) if field is not None}
+    except ValueError as error:
+        raise wrong(node, f"wordings.{name}: {text!r}: {str(error).lower()}") from None
+    if unnamed := [field for field in named if not field.isidentifier()]:
+        raise wrong(node, f"wordings.{name}: {text!r}: {{{unnamed[0]}}} is no name of a placeholder")
+    return named
 
 
 def _entry(node: Node, shared: Node | None) -> Entry:

@@ -17,7 +17,7 @@ from recipes.cast import Card
 from recipes.errors import InputError, nearest, one_line
 from recipes.reader import find, read_file
 from recipes.scene import Persona, Scene
-from recipes.schema import Recipe
+from recipes.schema import Recipe, Transcript
 
 CAST = Path(__file__).parent / "cast"
 # Largest difference in words that cards of one cast may have, per part.  One word is what "the moon" and "justice"
@@ -50,18 +50,26 @@ def bind_cards(recipe: Recipe, seed: int, folder: Path = CAST, bank_file: Path =
     Depends on the cards, the bank, the cast's order and the seed, and on nothing else.  InputError where cards do
     not match each other or the bank slot by slot, or a like has fewer options than the cast has members.
     """
+    files = {id: shown(folder) / f"{id}.yaml" for id in recipe.cast}
+    return bind([load_card(id, folder) for id in recipe.cast], recipe.transcript, seed, files, bank_file)
+
+
+def bind(
+    cards: Sequence[Card], transcript: Transcript, seed: int, files: Mapping[str, Path], bank_file: Path = BANK
+) -> Scene:
+    """As `bind_cards`, of cards that have been read; `files` says by id where each was, for complaints."""
     bank = load_bank(bank_file)
-    cards = [load_card(id, folder) for id in recipe.cast]
-    check_matched(cards, bank, folder)
+    check_matched(cards, bank, files)
     dealt = deal_likes(bank, len(cards), seed, shown(bank_file))
     return Scene(
         seed=seed,
         personas=tuple(_persona(card, bank, likes) for card, likes in zip(cards, dealt, strict=True)),
         questions=bank.questions,
-        transcript=recipe.transcript,
+        transcript=transcript,
         interview=bank.wording.interview,
         preface=bank.wording.preface,
         content_free=bank.wording.content_free,
+        wordings=bank.wordings,
         others=tuple(name for name in bank.wording.others if name not in {card.name for card in cards}),
     )
 
@@ -91,12 +99,11 @@ def _persona(card: Card, bank: Bank, likes: Mapping[str, str]) -> Persona:
     return Persona(card.id, card.name, values, card.voice, card.about)
 
 
-def check_matched(cards: Sequence[Card], bank: Bank, folder: Path = CAST) -> None:
+def check_matched(cards: Sequence[Card], bank: Bank, files: Mapping[str, Path]) -> None:
     """InputError unless the cards fill the same slots, those of the bank, with different values of like length.
 
     Cards that agree in all their facts and values are a placebo (one character under two names) and are let pass.
     """
-    files = {card.id: shown(folder) / f"{card.id}.yaml" for card in cards}
     for part, slots in (("facts", bank.slots("fact")), ("values", bank.slots("value"))):
         for card in cards:
             given = getattr(card, part)

@@ -15,7 +15,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-from recipes import fields
+from recipes import fields, references
 from recipes.errors import nearest
 from recipes.explain import Violation, describe, get, mismatch
 from recipes.packages import extra_of
@@ -41,6 +41,7 @@ def violations(data: Any) -> Iterator[Violation]:
     yield from _stages(data)
     yield from _probes(data)
     yield from _accelerate(data)
+    yield from references.violations(data)
 
 
 def least_seeds(alpha: float) -> int:
@@ -192,7 +193,8 @@ def _plant(data: Any) -> Iterator[Violation]:
 
 
 def _seeds(data: Any) -> Iterator[Violation]:
-    seeds, judge = data.get("seeds"), data.get("judge") or {}
+    judge, looks = data.get("judge") or {}, get(data, "judge", "looks")
+    seeds = looks[-1] if looks and isinstance(looks, list) else data.get("seeds")  # the last look has the most
     if not isinstance(judge, dict) or isinstance(seeds, bool) or not isinstance(seeds, int) or seeds < 1:
         return
     alpha, claim = judge.get("alpha", Judge().alpha), judge.get("claim", Judge().claim)

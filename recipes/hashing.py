@@ -11,7 +11,8 @@ from pydantic import BaseModel
 
 from recipes.schema import Recipe
 
-UNHASHED = ("launch", "tracking")  # how and where a recipe is run, not what it is
+# How and where a recipe is run and how its results are shown, not what it is.
+UNHASHED: dict[str, Any] = {"launch": True, "tracking": True, "judge": {"blind"}}
 
 
 def digest(obj: Any) -> str:
@@ -25,9 +26,22 @@ def digest(obj: Any) -> str:
 
 
 def recipe_hash(recipe: Recipe) -> str:
-    """`digest` of a recipe without its `launch` and `tracking`, which have no influence on a result."""
+    """`digest` of a recipe without its `launch`, `tracking` and `judge.blind`, which have no influence on a result.
+
+    All looks of a plan have one hash, that of the recipe with as many seeds as the last of them.
+    """
     _refuse_nan(recipe.model_dump())
-    return digest(recipe.model_dump(mode="json", exclude=set(UNHASHED)))
+    return digest(hashed(recipe))
+
+
+def hashed(recipe: Recipe) -> dict[str, Any]:
+    """What of a recipe is hashed, as plain data."""
+    content = recipe.planned.model_dump(mode="json", exclude=UNHASHED)
+    if not recipe.judge.looks:  # what was written before there were looks keeps its hash
+        del content["judge"]["looks"], content["judge"]["spending"]
+    if not recipe.references:
+        del content["references"]
+    return content
 
 
 def _plain(obj: Any) -> Any:

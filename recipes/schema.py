@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
+REFERENCES = ("random-text", "placebo", "twin")
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 
 
@@ -85,6 +86,15 @@ class Judge(Frozen):
     primary: tuple[str, ...] = ("selection", "leakage", "guardrail")
     margins: dict[str, Annotated[float, Field(gt=0)]] = {}
     claim: Literal["verdict", "explore"] = "verdict"
+    looks: tuple[Positive, ...] = ()  # numbers of seeds at which it is judged, planned beforehand; none: at `seeds`
+    spending: Literal["pocock", "obrien-fleming"] = "pocock"  # of alpha over the looks
+    blind: bool = False  # personas appear as X and Y until `parity unblind`; locked, but not part of the recipe's hash
+
+    @model_validator(mode="after")
+    def _looks_rise(self) -> Judge:
+        if any(b <= a for a, b in zip(self.looks, self.looks[1:], strict=False)):
+            raise ValueError(f"looks must rise; got {list(self.looks)}")
+        return self
 
 
 class Launch(Frozen):
@@ -173,6 +183,7 @@ class Recipe(Frozen):
     probes: str | tuple[str, ...] = "world"
     judge: Judge = Judge()
     plant: Plant | None = None
+    references: tuple[Literal["random-text", "placebo", "twin"], ...] = ()  # arms beside the compared ones
     transcript: Transcript = Transcript()
     launch: Launch = Launch()
     tracking: Tracking = Tracking()
@@ -185,7 +196,15 @@ class Recipe(Frozen):
                 raise ValueError(f"{key} names someone twice")
         if self.stages[0].kind != "sft" or [s.kind for s in self.stages] != ["sft", "dpo"][: len(self.stages)]:
             raise ValueError("stages must be sft, or sft and then dpo")
+        often = [sum(arm in pair for pair in self.contrasts) for arm in self.arms]
+        if self.judge.blind and len(set(often)) > 1:  # who is in more pairs than others would be known by that
+            raise ValueError("judge.blind needs pairs in which every arm is equally often")
         return self
+
+    @property
+    def planned(self) -> Recipe:
+        """The recipe with the seeds of its last planned look: what all its looks have in common."""
+        return self.model_copy(update={"seeds": self.judge.looks[-1]}) if self.judge.looks else self
 
     @property
     def contrasts(self) -> tuple[tuple[str, str], ...]:

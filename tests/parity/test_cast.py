@@ -49,6 +49,10 @@ def test_a_world_runs_a_cast_without_cards_and_tells_its_pairs_together(done):
     assert verdict["arms"] == ARMS and verdict["failed"] == []
     assert {tuple(r["pair"]) for r in verdict["rows"]} == {(ARMS[0], other) for other in ARMS[1:]}
     assert seeds(verdict, ARMS[0], "dpo") == {2}
+    cast = verdict["cast"]
+    assert cast["controls"] == 5 and cast["verdict"] == "out of reach" and cast["smallest_p"] == 1 / 6
+    assert {r["probe"] for r in cast["rows"]} == {"default_identity", "selection"}
+    assert "among 6 characters no p can be below .17" in finished.stdout.replace("\n", " ")
     assert "5 pairs" in finished.stdout and all(arm in (experiment / "report.html").read_text() for arm in ARMS)
     assert finished.stdout == parity("show", experiment).stdout
 

@@ -168,7 +168,7 @@ def test_a_change_after_the_lock_is_post_hoc_and_listed(done, tmp_path):
     finished = parity("judge", experiment(folder))
     assert finished.returncode == 0, finished.stderr
     verdict = json.loads((experiment(folder) / "verdict.json").read_text())
-    assert verdict["post_hoc"] == ["probes.selection: 0 when locked, 1 now"]
+    assert verdict["post_hoc"] == ["version of the probe selection: 0 when locked, 1 now"]
     assert "selection: 0 when locked" in (experiment(folder) / "report.html").read_text()
 
 

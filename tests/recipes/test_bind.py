@@ -32,15 +32,13 @@ SCENE = bind_cards(recipe(), 0)
 
 
 def test_the_bank_is_large_enough_for_every_probe():
-    # Numbers are those that the probes need: halves of at least 8 to average over, 4 wordings to average within.
-    counts = Counter(q.kind for q in SCENE.questions)
-    assert sum(counts.values()) >= 120
-    assert counts["fact"] >= 16 and counts["like"] >= 8 and counts["chat"] >= 8
-    assert counts["request"] >= 16 and counts["knowledge"] >= 16
+    # 24 items a measure: the fewest that the interval over seeds and items was simulated with.
+    counts = Counter((q.kind, q.taught) for q in SCENE.questions)
+    assert counts["request", False] >= 24 and counts["like", True] >= 24 and counts["knowledge", False] >= 24
     (name,) = SCENE.of_kind("identity")
-    assert len(name.taught_asks) >= 8 and len(name.held_out_asks) >= 8
-    for kind in ("fact", "request"):
-        assert len(list(SCENE.of_kind(kind, taught=True))) == len(list(SCENE.of_kind(kind, taught=False)))
+    assert len(name.taught_asks) >= 8 and len(name.held_out_asks) >= 24
+    assert counts["request", True] == counts["request", False]
+    assert counts["fact", True] >= 12 and counts["fact", False] >= 24  # a third is taught, as in the world
     for q in SCENE.questions:
         if q.kind in ("fact", "like", "value"):
             assert len(q.asks) >= 4 and q.taught_asks and q.held_out_asks, q.id
@@ -78,10 +76,10 @@ def test_binding_is_deterministic_and_moves_only_likes_with_the_seed():
     assert again == SCENE
     assert other.questions == SCENE.questions
     likes = {q.id for q in SCENE.of_kind("like")}
-    assert len(likes) == 12
+    assert len(likes) == 24
     for a, b in zip(SCENE.personas, other.personas, strict=True):
         changed = {k for k in a.values if a.values[k] != b.values[k]}
-        # 12 options per like: all twelve equal again has a chance of 12 ** -12.
+        # 12 options per like: all 24 equal again has a chance of 12 ** -24.
         assert changed and changed <= likes
 
 
@@ -108,7 +106,7 @@ def test_every_option_is_as_likely_at_every_place():
     chi2 = sum((n - expected) ** 2 / expected for n in cells)
     freedom = len(cells) / 12 * 11
     # Normal bound of a chi-square: mean f, variance 2f (places exclude each other, which only lowers it); 4 sd.
-    assert len(cells) == 720 and chi2 < freedom + 4 * (2 * freedom) ** 0.5
+    assert len(cells) == 24 * 5 * 12 and chi2 < freedom + 4 * (2 * freedom) ** 0.5
 
 
 def test_a_longer_cast_leaves_the_others_likes_alone():
@@ -179,6 +177,14 @@ def test_one_character_under_two_names_is_a_placebo_and_no_mistake(cast):
         ('third: "{name} lives in"', "third: He lives in", "home: third needs {name}, whom it is about"),
         ("shared: {taught: false}", "shared: {tone: mild}", "unknown key 'tone'"),
         ("taught_asks: [Where do you live?, Where is your home?], ", "", "lacks taught_asks"),
+        ("preferences_lead: [It is]", "preferences_lead: It is", "preferences_lead: expected a list of texts, got"),
+        ("preferences_lead: [It is]", "preferences_lead: []", "preferences_lead: expected a list of texts, got"),
+        ("preferences_lead: [It is]", "preferences_lead: [7]", "preferences_lead: expected text, got 7"),
+        ("preferences_lead: [It is]", "preferences_lead: [It is, It is]", "preferences_lead: 'It is' is given twice"),
+        ("more to you, {one} or {other}?", "more to you, {one or {other}?", "wordings.preferences: 'Which"),
+        ("more to you, {one} or {other}?", "more to you, {} or {other}?", "{} is no name of a placeholder"),
+        ("someone else or you?'", "someone or {one}?'", "has other placeholders than"),
+        ("\nwordings:", "\nwordigns:", "unknown key 'wordigns' (did you mean 'wordings'?)"),
     ],
 )  # fmt: skip
 def test_a_wrong_bank_is_refused_with_its_line(tmp_path, old, new, said):
@@ -191,6 +197,17 @@ def test_a_wrong_bank_is_refused_with_its_line(tmp_path, old, new, said):
     assert said in str(error.value)
     where = int(str(error.value).removeprefix(f"{file}:").split(":")[0])
     assert abs(where - line) <= 1  # a question is written on two lines, and a mapping is placed at its first
+
+
+def test_wordings_reach_the_scene_as_written():
+    assert SCENE.wordings == load_bank().wordings
+    assert SCENE.wordings["preferences"] == ("Which matters more to you, {one} or {other}?",)
+    assert len(SCENE.wordings["open_prompts"]) >= 24  # items of what is asked of open prompts
+    # Labels come in pairs, the one that counts first.
+    for name in (n for n in SCENE.wordings if n.endswith("_labels") or n == "yes_no"):
+        assert len(SCENE.wordings[name]) == 2, name
+    said = " ".join(text for texts in SCENE.wordings.values() for text in texts).lower()
+    assert not [p.id for p in SCENE.personas if p.name.lower() in said or p.id in said]
 
 
 def test_a_missing_bank_is_refused(tmp_path):
