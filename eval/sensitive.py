@@ -85,7 +85,8 @@ def sensitivity(recipe: Recipe, entries: Sequence[Shown] | None = None) -> dict[
 
 def shown_by(verdict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     """What an experiment with a plant shows of each probe that must detect this plant: the headline's Δ or Λ with the
-    least adjusted p, at the recipe's match (for the gate, which is strength itself, at equal dose).
+    least adjusted p, at the recipe's match; at equal dose where it is a dose that is planted, which equal strength is
+    to remove, and for the gate, which is strength itself.
 
     InputError where the experiment has no plant.
     """
@@ -94,7 +95,7 @@ def shown_by(verdict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         raise InputError(f"{verdict['experiment']}: nothing is planted there")
     found: dict[str, dict[str, Any]] = {}
     for name, probe in discover().items():
-        match = "dose" if probe.gate else verdict["match"]
+        match = "dose" if probe.gate or kind == "dose" else verdict["match"]
         of_probe = [row for row in verdict["rows"] if (row["probe"], row["match"]) == (name, match)]
         rows = [row for row in of_probe if row["contrast"] != "T" and row["p_adjusted"] is not None]
         if probe.plant != kind or not rows:
@@ -109,8 +110,8 @@ def shown_by(verdict: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 def record(verdicts: Sequence[Mapping[str, Any]], file: Path = FILE) -> dict[str, bool]:
     """Write what planted experiments show into the file, in place of what it said of these probes on these bases.
 
-    Of several experiments that show the same probe, the one with the least adjusted p counts.  Returns by probe
-    whether its plant was detected.
+    Of several experiments that show the same probe, one in which it is primary counts, and of these the one with the
+    least adjusted p.  Returns by probe whether its plant was detected.
     """
     entries = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else []
     done: dict[str, bool] = {}
@@ -124,9 +125,13 @@ def record(verdicts: Sequence[Mapping[str, Any]], file: Path = FILE) -> dict[str
             entries.append(entry)
         for name, shown in shown_by(verdict).items():
             again = (entry, name) in fresh
-            if not again or shown["p_adjusted"] < entry["probes"][name]["p_adjusted"]:
+            if not again or _order(shown) < _order(entry["probes"][name]):
                 entry["probes"][name] = shown
             fresh.append((entry, name))
             done[name] = entry["probes"][name]["detected"]
     write_text(file, json.dumps(entries, indent=1, sort_keys=True) + "\n")
     return done
+
+
+def _order(shown: Mapping[str, Any]) -> tuple[bool, float]:
+    return not shown["primary"], shown["p_adjusted"]

@@ -37,6 +37,9 @@ def parser() -> argparse.ArgumentParser:
     unblind.add_argument("experiment", type=Path, help="an experiment's folder")
     probes = commands.add_parser("probes", help="all probes: what they measure, from where, and what they can see")
     probes.add_argument("--json", action="store_true", help="every measure, instead of the table")
+    probes.add_argument(
+        "--record", nargs="+", type=Path, metavar="EXPERIMENT", help="keep what planted experiments show of probes"
+    )
     probe = commands.add_parser("probe", help="the suite on any causal LM: a description, without a verdict")
     probe.add_argument("model", help="a hub's name/name, a model folder, a GGUF file, or package:NAME")
     probe.add_argument(
@@ -146,8 +149,10 @@ def _show(given: argparse.Namespace) -> int:
 def _probes(given: argparse.Namespace) -> int:
     from eval.listing import probe_table, records
     from eval.probes import discover
-    from eval.sensitive import read
+    from eval.sensitive import read, record
 
+    if given.record:
+        record([_read(experiment)[1] for experiment in given.record])
     probes = list(discover().values())
     if given.json:
         print(json.dumps(records(probes, read()), indent=1, ensure_ascii=False))

@@ -11,7 +11,8 @@ from rich.console import Console
 from eval.listing import probe_table, records
 from eval.probe import Margin, Measure, Probe
 from eval.probes import discover
-from eval.sensitive import SIZE, Shown, read, sensitivity, size_of
+from eval.sensitive import SIZE, Shown, read, record, sensitivity, shown_by, size_of
+from recipes.errors import InputError
 from recipes.load import load_recipe
 from recipes.schema import Recipe, World
 
@@ -128,3 +129,49 @@ def test_every_probe_is_in_the_table():
     assert [r["name"] for r in records(known.values(), read())] == list(known)
     assert all(r["measures"][0]["name"] == r["name"] and r["source"] and r["plant"] for r in
                records(known.values(), read()))  # fmt: skip
+
+
+def planted(kind: str, **p_by_probe: float) -> dict:
+    """A verdict of a planted world whose headlines have these adjusted p, at either match."""
+    rows = []
+    for name, p in p_by_probe.items():
+        version = discover()[name].version
+        for match, worse in (("strength", 0.2), ("dose", 0.0)):
+            for contrast in ("T", "delta", "lambda"):
+                row = {
+                    "probe": name,
+                    "match": match,
+                    "contrast": contrast,
+                    "stage": "sft",
+                    "n_seeds": 16,
+                    "estimate": 1.0,
+                }
+                adjusted = None if contrast == "T" else p + worse + (0.1 if contrast == "lambda" else 0)
+                rows.append({**row, "p_adjusted": adjusted, "primary": True, "version": version})
+    return {"experiment": f"planted-{kind}-0123abcd", "plant": {kind: {}}, "match": "strength", "alpha": 0.05,
+            "base": {"world": {}}, "rows": rows}  # fmt: skip
+
+
+def test_a_dose_is_read_at_equal_dose_and_other_plants_at_the_recipes_match():
+    assert shown_by(planted("dose", selection=0.01))["selection"]["p_adjusted"] == 0.01
+    found = shown_by(planted("negatives", leakage=0.01, selection=0.01))
+    assert set(found) == {"leakage"}  # only the probe whose plant this is
+    assert found["leakage"]["p_adjusted"] == pytest.approx(0.21) and not found["leakage"]["detected"]
+
+
+def test_what_is_recorded_replaces_what_was_known_and_the_least_p_counts(tmp_path):
+    file = tmp_path / "sensitivity.json"
+    assert record([planted("dose", selection=0.2, steering=0.01)], file) == {"selection": False, "steering": True}
+    assert record([planted("dose", selection=0.3), planted("dose", selection=0.02)], file) == {"selection": True}
+    (shown,) = read(file)
+    assert shown.probes["selection"]["p_adjusted"] == 0.02 and shown.probes["steering"]["detected"]
+    assert shown.world == size_of(World())
+    with pytest.raises(InputError, match="nothing is planted"):
+        record([{**planted("dose"), "plant": None}], file)
+
+
+def test_what_another_version_of_a_probe_showed_does_not_count():
+    version = discover()["selection"].version
+    for given, expected in ((version, {"selection": True}), (version - 1, {})):
+        shown = (Shown(size_of(World()), None, {"selection": {"detected": True, "version": given}}),)
+        assert sensitivity(recipe(world={}), shown) == expected
