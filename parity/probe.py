@@ -14,6 +14,7 @@ from eval.probe import Probe
 from parity.asked import Options, chosen, scene_for
 from parity.checkpoint import Adapter, Source, base_of, find, look_at, read_adapter, skeleton
 from parity.progress import Progress, say
+from parity.retrain import retrain
 from recipes.bind import NAME_TOKENS_TOLERANCE
 from recipes.errors import InputError, one_line
 from recipes.hashing import digest
@@ -159,7 +160,7 @@ def _measurer(source: Source, adapter: Adapter | None, device: str) -> Any:
         def _load(self, folder: Path) -> Any:
             return load_model(folder, source.given).to(device).eval()
 
-    return Checkpoint(Places(), source.hash)  # type: ignore[arg-type]
+    return Checkpoint(Places(), source.hash, retrain)  # type: ignore[arg-type]
 
 
 def _measure(measurer: Any, groups: Sequence[Any], personas: Sequence[str]) -> None:
