@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import describe, svg, texts
+from eval.pages import environment
 from eval.probe import Probe
-from eval.wording import plain, visible
+from eval.wording import visible
 
 if TYPE_CHECKING:
     import polars as pl
@@ -30,8 +30,6 @@ def render(
     `lines` as `describe.describe` makes them, `outcomes` as `describe.outcome_counts`, `said`: texts (see
     `eval.texts`).  Everything in them may be hostile.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
-    from markupsafe import Markup
 
     columns = describe.heads(lines)
     told = [
@@ -48,33 +46,29 @@ def render(
     ]
     groups = [("Headline measures", [r for r in told if r["headline"]]),
               ("Other measures of the probes", [r for r in told if not r["headline"]])]  # fmt: skip
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda v: v if isinstance(v, Markup) else plain(v),
-    )
-    return env.get_template("checkpoint.html").render(
-        name=name,
-        caption=describe.CAPTION,
-        facts=facts,
-        warnings=warnings,
-        based=any(key == "base" for key, _ in columns),
-        groups=[group for group in groups if group[1]],
-        columns=[(key, head.replace("\n", " ")) for key, head in columns],
-        link=_link(svg.as_csv([_flat(line) for line in lines])),
-        outcomes=[
-            (arm, probe, ", ".join(f"{visible(kind)} {n}" for kind, n in kinds.items()))
-            for arm, of in outcomes.items()
-            for probe, kinds in of.items()
-        ],
-        glossary=[(p.name, f"{p.question} {_measures(p)}; source: {p.source}.") for p in probes],
-        texts=texts.browser(said, []),
-        script_hash=texts.script_hash(),
-        words=(),
-        tokens=svg.TOKENS,
+    return (
+        environment()
+        .get_template("checkpoint.html")
+        .render(
+            name=name,
+            caption=describe.CAPTION,
+            facts=facts,
+            warnings=warnings,
+            based=any(key == "base" for key, _ in columns),
+            groups=[group for group in groups if group[1]],
+            columns=[(key, head.replace("\n", " ")) for key, head in columns],
+            link=_link(svg.as_csv([_flat(line) for line in lines])),
+            outcomes=[
+                (arm, probe, ", ".join(f"{visible(kind)} {n}" for kind, n in kinds.items()))
+                for arm, of in outcomes.items()
+                for probe, kinds in of.items()
+            ],
+            glossary=[(p.name, f"{p.question} {_measures(p)}; source: {p.source}.") for p in probes],
+            texts=texts.browser(said, []),
+            script_hash=texts.script_hash(),
+            words=(),
+            tokens=svg.TOKENS,
+        )
     )
 
 

@@ -10,7 +10,6 @@ import base64
 import gzip
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval import apart, blind, crowd, figures, hypotheses, ledger, overview, summary, svg, table, texts, wording
@@ -18,6 +17,7 @@ from eval.calibration import cited
 from eval.castpage import section as cast_section
 from eval.gather import Gathered
 from eval.many import pairs_told
+from eval.pages import environment
 from eval.table import GATE, Line, stage_rank
 from eval.wording import DASH, interval, number, plain, probability, visible
 
@@ -46,7 +46,6 @@ def render(
     `headlines` (probe -> measure) says which measure is judged under the probe's own name; by default it is the one
     that the verdict does not name as ``probe.measure``.
     """
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
 
     verdict = EMPTY | verdict
@@ -86,35 +85,31 @@ def render(
     made["ledger_link"] = _link(svg.as_csv(ledger.flat(verdict)), packed=many)
     made["losses"] = overview.notes(_items(verdict["losses"]))
     made["settings"] = list(_flat(lock))
-    env = Environment(
-        loader=FileSystemLoader(Path(__file__).parent),
-        autoescape=True,
-        undefined=StrictUndefined,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        finalize=lambda v: v if isinstance(v, Markup) else plain(v),
-    )
-    return env.get_template("template.html").render(
-        v=verdict,
-        arms=arms,
-        sentence=_told(verdict),
-        words=wording.VERDICTS,
-        tokens=svg.TOKENS,
-        arm_tones=[figures.arm_tone(n) for n in range(len(arms))],
-        facts=_facts(verdict),
-        calibration=cited(verdict),
-        warnings=list(_warnings(verdict)),
-        reading=table.READING[table.recipe_match(verdict)],
-        base=_given(verdict.get("base")),
-        items=_items,
-        failures=wording.failures(verdict),
-        alone=alone,
-        fewest=_fewest(verdict),
-        equivalence=f"{100 - 200 * (verdict.get('alpha') or 0.05):.3g} %",
-        gate=GATE,
-        told=hypotheses.shown(verdict["hypotheses"]),
-        apart=apart.shown(verdict),
-        **made,
+    return (
+        environment()
+        .get_template("template.html")
+        .render(
+            v=verdict,
+            arms=arms,
+            sentence=_told(verdict),
+            words=wording.VERDICTS,
+            tokens=svg.TOKENS,
+            arm_tones=[figures.arm_tone(n) for n in range(len(arms))],
+            facts=_facts(verdict),
+            calibration=cited(verdict),
+            warnings=list(_warnings(verdict)),
+            reading=table.READING[table.recipe_match(verdict)],
+            base=_given(verdict.get("base")),
+            items=_items,
+            failures=wording.failures(verdict),
+            alone=alone,
+            fewest=_fewest(verdict),
+            equivalence=f"{100 - 200 * (verdict.get('alpha') or 0.05):.3g} %",
+            gate=GATE,
+            told=hypotheses.shown(verdict["hypotheses"]),
+            apart=apart.shown(verdict),
+            **made,
+        )
     )
 
 

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+from eval.pages import environment
 from eval.svg import TOKENS, Drawn
 from eval.wording import plain
 from parity.calibrate import draw
@@ -81,21 +82,14 @@ def figures(result: Mapping[str, Any]) -> Iterator[tuple[Drawn, str]]:
 
 def page(result: Mapping[str, Any]) -> str:
     """The page as HTML text, figures inside; the same result gives the same bytes."""
-    from jinja2 import Environment, FileSystemLoader, StrictUndefined
     from markupsafe import Markup
-
-    import eval as judging
 
     shown = [
         {"svg": Markup(drawn.svg), "name": drawn.name, "caption": caption, "link": _link(drawn.csv)}
         for drawn, caption in figures(result)
     ]
     curves = [f for f in shown if str(f["name"]).startswith(("known", "planted"))]  # narrow: side by side
-    env = Environment(
-        loader=FileSystemLoader([Path(__file__).parent, Path(str(judging.__file__)).parent]),
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True,
-    )  # fmt: skip
-    return env.get_template("page.html").render(
+    return environment(Path(__file__).parent).get_template("page.html").render(
         lead=LEAD, facts=facts(result), figures=[f for f in shown if f not in curves], curves=curves,
         tables=list(tables(result)), tokens=TOKENS, words=(),
         failed=[c for c in result["checks"] if not c["holds"]], checks=len(result["checks"]),
