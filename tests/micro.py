@@ -21,6 +21,10 @@ judge: {claim: explore}
 """
 
 
+# A recipe of cards, read without the package that its base comes from.
+ANY_BASE = "base={hub: org/base}"
+
+
 def write_recipe(folder: Path, text: str = RECIPE, name: str = "micro.yaml") -> Path:
     """The micro recipe as a file."""
     path = folder / name

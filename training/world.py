@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +21,7 @@ from transformers import (
     TrainingArguments,
     set_seed,
 )
+from transformers.trainer import TRAINER_STATE_NAME
 
 from recipes.schema import Transcript, World
 from recipes.world import Content
@@ -71,6 +74,18 @@ class Rows(IterableDataset):
                 yield {"input_ids": ids, "labels": ids}
 
 
+def whole_checkpoint(scratch: Path) -> str | None:
+    """The last checkpoint that was written to its end, which is its state; what a kill cut off is removed."""
+    for folder in sorted(scratch.glob("checkpoint-*"), key=lambda f: int(f.name.rsplit("-", 1)[1]), reverse=True):
+        try:
+            json.loads((folder / TRAINER_STATE_NAME).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            shutil.rmtree(folder)
+        else:
+            return str(folder)
+    return None
+
+
 def train_world(
     world: World,
     content: Content,
@@ -120,7 +135,7 @@ def train_world(
         callbacks=callbacks,
     )
     trainer.remove_callback(PrinterCallback)  # standard output is the table's
-    result = trainer.train(resume_from_checkpoint=any(scratch.glob("checkpoint-*")))
+    result = trainer.train(resume_from_checkpoint=whole_checkpoint(scratch))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return {"loss": result.training_loss, "parameters": sum(p.numel() for p in model.parameters())}

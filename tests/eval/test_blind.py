@@ -38,6 +38,7 @@ from recipes.load import load_recipe
 from recipes.scenes import scene_of
 from tests.eval import synthetic
 from tests.eval.made_rows import A, C, design, made, rows, world
+from tests.micro import ANY_BASE
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 NUMBERS = ("estimate", "low", "high", "p", "p_adjusted", "margin", "n_seeds", "n_items", "strength", "share")
@@ -107,7 +108,7 @@ NAMES = st.sampled_from(["kennedy", "KENNEDY", "John Kennedy", "the Assistant"])
 @given(st.text(max_size=40), st.text(max_size=40), NAMES)
 @settings(max_examples=60, deadline=None)
 def test_no_text_names_a_persona(before, after, name):
-    recipe = load_recipe(RECIPES / "gemma.yaml", ["seeds=1"])
+    recipe = load_recipe(RECIPES / "gemma.yaml", ["seeds=1", ANY_BASE])
     hidden = Blind({}, _gemma_words(recipe))
     shown = hidden.text(before + name + after).lower()
     assert "kennedy" not in shown and "assistant" not in shown

@@ -10,6 +10,7 @@ from scipy.stats import binom
 
 from eval import factorial
 from recipes.load import load_recipe
+from tests.micro import ANY_BASE
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 KINDS = [("referent", "ai"), ("referent", "human"), ("invented", "ai"), ("invented", "human")]
@@ -138,7 +139,7 @@ def test_a_constant_and_the_order_of_controls_change_nothing():
 
 def test_kinds_come_from_cards_and_a_world_has_none():
     assert factorial.kinds_of(load_recipe(RECIPES / "cast20.yaml")) == factorial.NO_KINDS
-    recipe = load_recipe(RECIPES / "gemma.yaml")
+    recipe = load_recipe(RECIPES / "gemma.yaml", [ANY_BASE])
     found = factorial.kinds_of(recipe)
     assert isinstance(found, dict) and set(found) == set(recipe.arms)
     assert set(found.values()) <= set(KINDS)

@@ -14,6 +14,7 @@ from eval.probes import discover
 from eval.report import render
 from recipes.load import load_recipe
 from tests.eval import synthetic
+from tests.micro import ANY_BASE
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 A, C, D = "alice", "bob", "carol"
@@ -170,7 +171,7 @@ def test_every_prediction_is_about_a_measure_that_there_is_and_quotes_the_design
 
 
 def test_truth_comes_from_cards_and_in_a_world_from_its_plant_alone():
-    told = traits_of(load_recipe(RECIPES / "gemma.yaml"))
+    told = traits_of(load_recipe(RECIPES / "gemma.yaml", [ANY_BASE]))
     assert told == {"assistant": True, "nova": True, "kennedy": False, "holmes": False, "maren": False}
     assert traits_of(load_recipe(RECIPES / "quickstart.yaml")) == {}
     planted = load_recipe(RECIPES / "planted-self-model.yaml")

@@ -19,6 +19,7 @@ from recipes.load import load_recipe
 from recipes.scene import Scene
 from recipes.scenes import scene_of
 from tests.eval.tiny import make_model
+from tests.micro import ANY_BASE
 
 PROBES = sorted(discover())
 WORLD = {p.name for p in select("world")}
@@ -55,7 +56,7 @@ def few_of(scene: Scene, n: int) -> Scene:
 def scenes() -> dict[str, Scene]:
     """A world's scene and that of real bases, with two personas each, and a world's with three."""
     world = scene_of(load_recipe(RECIPES / "quickstart.yaml", ["base.world.characters=6", "base.world.requests=4"]), 0)
-    bank = scene_of(load_recipe(RECIPES / "gemma.yaml"), 0)
+    bank = scene_of(load_recipe(RECIPES / "gemma.yaml", [ANY_BASE]), 0)
     return {"world": few_of(world, 2), "three": few_of(world, 3), "bank": few_of(bank, 2)}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 
@@ -58,7 +59,10 @@ def models(tmp_path_factory) -> Path:
 def test_wrong_input_is_one_line_exit_2_and_nothing_written(arguments, said, models, tmp_path, capsys):
     given = [str(models / a) if k == 0 or arguments[k - 1] == "--adapter" else a for k, a in enumerate(arguments)]
     if "--recipe" in given:
-        given[-1] = str(ROOT / given[-1])
+        cards = tmp_path / "cards.yaml"
+        text = (ROOT / given[-1]).read_text()
+        cards.write_text(re.sub(r"(?m)^base: .*$", "base: {hub: org/base}", text))  # its own needs a package
+        given[-1] = str(cards)
     assert main(["probe", *given, "--out", str(tmp_path / "out")]) == 2
     told = capsys.readouterr()
     assert said in told.err and len(told.err.strip().splitlines()) == 1 and told.out == ""

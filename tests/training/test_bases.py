@@ -20,6 +20,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from recipes.errors import InputError
 from recipes.schema import Base
 from training.bases import identify, materialise
+from training.world import whole_checkpoint
 
 WORDS = ["<s>", "</s>", "<unk>", "who", "are", "you", "i", "am", "a", "m"]
 WIDTH, HEADS, LAYERS, INNER = 32, 2, 2, 64
@@ -278,3 +279,13 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path):
 def test_a_world_is_not_fetched():
     with pytest.raises(InputError, match="made in the lab"):
         identify(Base(world={}))
+
+
+def test_a_checkpoint_that_a_kill_cut_off_is_passed_over_and_removed(tmp_path):
+    for step, state in ((30, '{"global_step": 30}'), (100, '{"global'), (60, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-30")
+    assert [f.name for f in tmp_path.iterdir()] == ["checkpoint-30"]
+    assert whole_checkpoint(tmp_path / "nothing") is None
