@@ -19,26 +19,13 @@ from eval.measure import Suite
 from eval.probes import select
 from parity.asked import Options, scene_for
 from parity.cli import main
-from tests.parity.foreign import adapted, make_model, make_models, make_tokenizer, probed, save
+from tests.parity.foreign import adapted, make_model, make_tokenizer, probed, save
 from training import bases
 
 ROOT = Path(__file__).parents[2]
 VERDICTS = re.compile(r"\b(broken|symmetric|undetermined|insensitive|saturated)\b")
 PROBES = ("selection", "capability", "self_entropy")  # of personas, of the arm, and one that has texts written
 CLOSE = 1e-4  # of a log-odds between float32 forwards of other shapes, as in the engine's contract
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """The command sets these where they are not set; they go with the test."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, "false" if name.startswith("TOK") else "1")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    """See `make_models`."""
-    return make_models(tmp_path_factory.mktemp("models"))
 
 
 def files(folder: Path) -> dict[str, bytes]:

@@ -15,23 +15,10 @@ from parity.cli import main
 from recipes.load import load_recipe
 from recipes.store import Store
 from tests.micro import write_recipe
-from tests.parity.foreign import make_models, probed
+from tests.parity.foreign import probed
 from training.base import make_base
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def environment(monkeypatch):
-    """The command sets these where they are not set; they go with the test."""
-    for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TOKENIZERS_PARALLELISM"):
-        monkeypatch.setenv(name, "false" if name.startswith("TOK") else "1")
-
-
-@pytest.fixture(scope="module")
-def models(tmp_path_factory) -> Path:
-    """See `make_models`."""
-    return make_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.mark.parametrize(
