@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from eval import describe, svg, texts
-from eval.pages import environment
+from eval.pages import csv_link, environment
 from eval.probe import Probe
 from eval.wording import visible
 
@@ -57,7 +56,7 @@ def render(
             based=any(key == "base" for key, _ in columns),
             groups=[group for group in groups if group[1]],
             columns=[(key, head.replace("\n", " ")) for key, head in columns],
-            link=_link(svg.as_csv([_flat(line) for line in lines])),
+            link=csv_link(svg.as_csv([_flat(line) for line in lines])),
             outcomes=[
                 (arm, probe, ", ".join(f"{visible(kind)} {n}" for kind, n in kinds.items()))
                 for arm, of in outcomes.items()
@@ -83,7 +82,3 @@ def _flat(line: Mapping[str, Any]) -> dict[str, Any]:
         for part in ("mean", "low", "high", "n_items"):
             found[f"{key}_{part}"] = line[key][part] if line[key] else None
     return found | {"no_value": sum(line["outcomes"].values())}
-
-
-def _link(csv: str) -> str:
-    return "data:text/csv;base64," + base64.b64encode(csv.encode(errors="backslashreplace")).decode()

@@ -8,7 +8,7 @@ from statistics import fmean
 from typing import Any
 
 from eval.figures import arm_tone, briefly, short
-from eval.frames import EDGE, Frame, bare, margins, place
+from eval.frames import EDGE, Frame, by_dose, margins, place
 from eval.many import Group, Spread, pair_name
 from eval.svg import Drawn, as_csv, style, svg, tone
 from eval.wording import VERDICTS, number, visible
@@ -123,17 +123,8 @@ def cloud(
             if level is not None and math.isfinite(level):
                 axes.axhline(level, color=tone(arm_tone(0)), lw=1.2, ls=(0, (1, 2.5)), zorder=1)
             label = "base" if n == 0 else f"{visible(before)} {last}"
-            axes.axvline(start, color=tone("line"), lw=1, zorder=0)
-            axes.set_xticks([start, *at], [label, *map(str, marks)])
-            axes.set_xlabel("dose (optimiser steps)" if wide else "dose", color=tone("soft"))
-            axes.set_title(visible(stage), loc="left", weight="bold", color=tone("ink"))
-            axes.grid(axis="y", color=tone("line"), lw=0.6)
-            bare(axes)
-            if first is None:
-                first = axes
-                axes.set_ylabel(visible(unit), color=tone("soft"))
-            else:
-                axes.tick_params(labelleft=False)
+            ticks = [start, *at]
+            first = by_dose(axes, stage, ticks, [label, *map(str, marks)], unit, wide=wide, first=first)
     data = [
         {"stage": s, "arm": a, "dose": d, "value": fmean(v for v, _ in of), "n_seeds": len(of), "n_items": of[0][1]}
         for (s, a, d), of in held.items()

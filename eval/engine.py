@@ -114,16 +114,31 @@ class Engine:
         `vectors`: what `directions` gave for ``plan.directions`` on the untrained base; ValueError without them where
         the plan has edits.
         """
-        return self._run(plan, None, vectors)[0]
+        return self.run_many(plan, None, vectors)[0]
 
-    def run_many(self, plan: Plan, adapters: Adapters, vectors: Vectors | None = None) -> list[dict[Request, Answer]]:
+    def run_many(
+        self, plan: Plan, adapters: Adapters | None, vectors: Vectors | None = None
+    ) -> list[dict[Request, Answer]]:
         """Answers of the K models that the adapters make of this one, which is their plain base: as from K runs.
 
+        None: of this model alone, as `run`.
         As many models go into one forward as its tokens allow; fewer, said once on stderr, where memory runs out.
         Unstackable: this model wears an adapter of its own, or theirs are on the output layer.
         """
-        self.require_stackable(adapters)
-        return self._run(plan, adapters, vectors)
+        if adapters is not None:
+            self.require_stackable(adapters)
+        if plan.stamp != self.stamp:
+            raise ValueError("this plan was made for another tokenizer, device or kind of model")
+        with self._evaluating():
+            models = self._answers(plan, adapters)
+            for part in plan.altered:
+                for own, found in zip(models, self._altered(part, adapters, vectors), strict=True):
+                    own.update(found)
+            for taught in plan.taught:
+                for later in self._later(taught, adapters):
+                    for own, found in zip(models, later, strict=True):
+                        own.update(found)
+        return [{request: own[request] for request in plan.requests} for own in models]
 
     def require_stackable(self, adapters: Adapters) -> None:
         """Raise Unstackable where `run_many` would."""
@@ -146,21 +161,6 @@ class Engine:
             d: v if isinstance(v, str) else torch.tensor(v, dtype=self.dtype, device=self.device)
             for d, v in found.items()
         }
-
-    def _run(self, plan: Plan, adapters: Adapters | None, vectors: Vectors | None) -> list[dict[Request, Answer]]:
-        if plan.stamp != self.stamp:
-            raise ValueError("this plan was made for another tokenizer, device or kind of model")
-        with self._evaluating():
-            models = self._answers(plan, adapters)
-            for part in plan.altered:
-                for own, found in zip(models, self._altered(part, adapters, vectors), strict=True):
-                    own.update(found)
-            for taught in plan.taught:
-                for later in self._later(taught, adapters):
-                    for own, found in zip(models, later, strict=True):
-                        own.update(found)
-        refused = dict(plan.refused)
-        return [{r: own[r] if r in own else refused[r] for r in plan.requests} for own in models]
 
     def _answers(self, plan: Plan, adapters: Adapters | None) -> list[dict[Request, Answer]]:
         """By model and edit (one where nothing is edited), what a plan asks without edits and courses of its own."""

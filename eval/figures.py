@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
-from eval.frames import EDGE, Frame, bare, margins, place
+from eval.frames import EDGE, Frame, by_dose, margins, place
 from eval.svg import Drawn, as_csv, style, svg, tone
 from eval.table import Line, size
 from eval.wording import DASH, VERDICTS, interval, number, probability, visible
@@ -146,17 +146,8 @@ def doses(
                         told.append(f"{stage}, {arm}, {who}: {number(ends_at[0])} to {number(ends_at[1])}")
                 if levels and arm in levels and math.isfinite(levels[arm]):
                     axes.axhline(levels[arm], color=tone(arm_tone(place)), lw=1.2, ls=(0, (1, 2.5)), zorder=1)
-            axes.axvline(start, color=tone("line"), lw=1, zorder=0)
-            axes.set_xticks([start, *(math.log2(max(d, 1)) for d in marks)], [label, *map(str, marks)])
-            axes.set_xlabel("dose (optimiser steps)" if wide else "dose", color=tone("soft"))
-            axes.set_title(f"{visible(stage)}", loc="left", weight="bold", color=tone("ink"))
-            axes.grid(axis="y", color=tone("line"), lw=0.6)
-            bare(axes)
-            if first is None:
-                first = axes
-                axes.set_ylabel(visible(unit), color=tone("soft"))
-            else:
-                axes.tick_params(labelleft=False)
+            ticks = [start, *(math.log2(max(d, 1)) for d in marks)]
+            first = by_dose(axes, stage, ticks, [label, *map(str, marks)], unit, wide=wide, first=first)
     keys = ("stage", "arm", "who", "seed", "dose", "value", "n_items")
     said = visible("; ".join(told[:24])) or "No values."
     data = [{k: p[k] for k in keys} for p in points]

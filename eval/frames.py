@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from eval.svg import tone
+from eval.wording import visible
 
 T = TypeVar("T")
 REACH = 4.0  # margins; an axis of effects ends here, and what lies beyond is drawn as an arrow
@@ -102,3 +103,23 @@ def bare(axes: Any) -> None:
         axes.spines[side].set_visible(False)
     axes.spines["bottom"].set_color(tone("line"))
     axes.tick_params(colors=tone("soft"), length=0, labelsize=11)
+
+
+def by_dose(
+    axes: Any, stage: str, at: Sequence[float], labels: Sequence[str], unit: str, *, wide: bool, first: Any
+) -> Any:
+    """Dress one stage's axes of a figure by dose; `at`: where the stage starts, then its doses, with their labels.
+
+    `first`: the axes that have the labels of the shared scale, which is returned; None for those themselves.
+    """
+    axes.axvline(at[0], color=tone("line"), lw=1, zorder=0)
+    axes.set_xticks(list(at), list(labels))
+    axes.set_xlabel("dose (optimiser steps)" if wide else "dose", color=tone("soft"))
+    axes.set_title(visible(stage), loc="left", weight="bold", color=tone("ink"))
+    axes.grid(axis="y", color=tone("line"), lw=0.6)
+    bare(axes)
+    if first is not None:
+        axes.tick_params(labelleft=False)
+        return first
+    axes.set_ylabel(visible(unit), color=tone("soft"))
+    return axes

@@ -84,10 +84,7 @@ class Suite:
 
     def answers(self, engine: Engine, adapters: Adapters | None = None) -> list[dict[Request, Answer]]:
         """Answers to `requests` of the engine's model, or of each of the K that `adapters` make; after `ask_base`."""
-        plan = self.plan(engine)
-        if adapters is None:
-            return [engine.run(plan, self._vectors)]
-        return engine.run_many(plan, adapters, self._vectors)
+        return engine.run_many(self.plan(engine), adapters, self._vectors)
 
     def measured(self, engine: Engine, adapters: Adapters | None = None) -> list[Measured]:
         """What the engine's model gives, or each of the K that `adapters` make of it; after `ask_base`."""
@@ -108,7 +105,7 @@ class Suite:
         ]
         if any(later):
             plan = engine.plan(r for requests in later for r in requests)
-            more = engine.run(plan) if adapters is None else engine.run_many(plan, adapters)[0]
+            (more,) = engine.run_many(plan, adapters)
             given = [so_far + [more[r] for r in requests] for so_far, requests in zip(given, later, strict=True)]
         values: list[Value] = []
         texts: dict[Request, dict[str, Any]] = {}

@@ -14,8 +14,6 @@ from recipes.store import Store
 if TYPE_CHECKING:
     from eval.engine import Engine, Retrain
     from eval.measure import Suite, Value
-    from eval.plan import Plan
-    from eval.requests import Answer, Request
 
 
 class Measurer:
@@ -56,7 +54,7 @@ class Measurer:
             wanted = samples(group.scene, arms)
             last = [(task, task.doses[-1]) for task in group.tasks if task.sampled]
             for models, engine, adapters in self._sources(last):
-                answers = _answers(engine, engine.plan(sample.request for sample in wanted), adapters)
+                answers = engine.run_many(engine.plan(sample.request for sample in wanted), adapters)
                 for (task, dose), own in zip(models, answers, strict=True):
                     if path := group.lacking.get((task, SAMPLES)):
                         rows = [{**where(task, dose), **row} for row in sample_rows(wanted, own)]
@@ -147,7 +145,3 @@ class Measurer:
         engine = self._adapted[1]
         set_peft_model_state_dict(engine.model, load_peft_weights(str(folder), device="cpu"))
         return engine
-
-
-def _answers(engine: Engine, plan: Plan, adapters: Adapters | None) -> list[dict[Request, Answer]]:
-    return [engine.run(plan)] if adapters is None else engine.run_many(plan, adapters)

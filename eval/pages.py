@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import gzip
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -26,3 +28,10 @@ def environment(*folders: Path) -> Environment:
         lstrip_blocks=True,
         finalize=lambda v: v if isinstance(v, Markup) else plain(v),
     )
+
+
+def csv_link(csv: str, packed: bool = False) -> str:
+    """CSV as an address of its own; `packed`: as gzip, for a table of many pairs is megabytes of like rows."""
+    data = csv.encode(errors="backslashreplace")
+    kind = "application/gzip" if packed else "text/csv"
+    return f"data:{kind};base64," + base64.b64encode(gzip.compress(data, mtime=0) if packed else data).decode()

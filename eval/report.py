@@ -6,8 +6,6 @@ Text in it was written by models and is hostile until escaped: Jinja's autoescap
 
 from __future__ import annotations
 
-import base64
-import gzip
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -17,7 +15,7 @@ from eval.calibration import cited
 from eval.castpage import section as cast_section
 from eval.gather import Gathered
 from eval.many import pairs_told
-from eval.pages import environment
+from eval.pages import csv_link, environment
 from eval.table import GATE, Line, stage_rank
 from eval.wording import DASH, interval, number, plain, probability, visible
 
@@ -55,7 +53,7 @@ def render(
     made: dict[str, Any] = {}
 
     def show(drawn: svg.Drawn, caption: str) -> dict[str, Any]:
-        return {"svg": Markup(drawn.svg), "name": drawn.name, "link": _link(drawn.csv), "caption": caption}
+        return {"svg": Markup(drawn.svg), "name": drawn.name, "link": csv_link(drawn.csv), "caption": caption}
 
     means = rows.means if isinstance(rows, Gathered) else summary.means(rows)
     counted = rows.outcomes if isinstance(rows, Gathered) else summary.outcome_counts(rows)
@@ -82,7 +80,7 @@ def render(
         made["outcomes"], made["gaps"] = overview.outcomes(made["outcomes"]), made["gaps"][: overview.MOST_NOTES]
         made["matching"] = overview.matching(matching, arms)
     made["ledger"] = [] if many else [ledger.cells(r) for r in sorted(verdict["rows"] or [], key=ledger.order)]
-    made["ledger_link"] = _link(svg.as_csv(ledger.flat(verdict)), packed=many)
+    made["ledger_link"] = csv_link(svg.as_csv(ledger.flat(verdict)), packed=many)
     made["losses"] = overview.notes(_items(verdict["losses"]))
     made["settings"] = list(_flat(lock))
     return (
@@ -111,13 +109,6 @@ def render(
             **made,
         )
     )
-
-
-def _link(csv: str, packed: bool = False) -> str:
-    """CSV as an address of its own; `packed`: as gzip, for a table of many pairs is megabytes of like rows."""
-    data = csv.encode(errors="backslashreplace")
-    kind = "application/gzip" if packed else "text/csv"
-    return f"data:{kind};base64," + base64.b64encode(gzip.compress(data, mtime=0) if packed else data).decode()
 
 
 def _name(count: Iterator[int], label: str) -> str:

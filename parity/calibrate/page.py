@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from eval.pages import environment
+from eval.pages import csv_link, environment
 from eval.svg import TOKENS, Drawn
 from eval.wording import plain
 from parity.calibrate import draw
@@ -85,7 +84,7 @@ def page(result: Mapping[str, Any]) -> str:
     from markupsafe import Markup
 
     shown = [
-        {"svg": Markup(drawn.svg), "name": drawn.name, "caption": caption, "link": _link(drawn.csv)}
+        {"svg": Markup(drawn.svg), "name": drawn.name, "caption": caption, "link": csv_link(drawn.csv)}
         for drawn, caption in figures(result)
     ]
     curves = [f for f in shown if str(f["name"]).startswith(("known", "planted"))]  # narrow: side by side
@@ -94,10 +93,6 @@ def page(result: Mapping[str, Any]) -> str:
         tables=list(tables(result)), tokens=TOKENS, words=(),
         failed=[c for c in result["checks"] if not c["holds"]], checks=len(result["checks"]),
     )  # fmt: skip
-
-
-def _link(csv: str) -> str:
-    return "data:text/csv;base64," + base64.b64encode(csv.encode(errors="backslashreplace")).decode()
 
 
 def markdown(result: Mapping[str, Any]) -> str:
