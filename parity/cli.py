@@ -58,6 +58,7 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--repeats", default="5", metavar="N", help="rounds of each side (default 5)")
     bench.add_argument("--runs", default="16,32", metavar="N,...", help="runs of the sft and dpo parts")
     bench.add_argument("--seeds", default="4", metavar="N", help="seeds of the verdict part")
+    bench.add_argument("--every", default="5", metavar="N", help="ask real bases each N-th choice (default 5)")
     bench.add_argument("--recipe", type=Path, help="of the world's parts (default: the quickstart's)")
     bench.add_argument("--gemma", type=Path, metavar="DIR", help="a folder with Gemma, instead of its package")
     bench.add_argument("--out", type=Path, default=Path("checkpoints"), help="where bases are kept")
@@ -201,6 +202,7 @@ def _bench(given: argparse.Namespace) -> int:
         repeats=number("--repeats", given.repeats),
         runs=runs_of(given.runs),
         seeds=number("--seeds", given.seeds),
+        every=number("--every", given.every),
         out=given.out,
         gemma=given.gemma,
         **({"world": given.recipe} if given.recipe else {}),

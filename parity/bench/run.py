@@ -29,6 +29,7 @@ class Options:
     repeats: int = 5
     runs: tuple[int, ...] = (16, 32)
     seeds: int = 4  # of the whole verdict
+    every: int = 5  # of real bases, each N-th choice: all of them would take the usual route half an hour a round
     out: Path = Path("checkpoints")  # where bases are kept
     world: Path = RECIPES / "quickstart.yaml"
     cards: Path = RECIPES / "gemma.yaml"  # whose scene is asked of real bases
@@ -77,9 +78,11 @@ def _measure(options: Options, part: str, recipe: Recipe) -> dict[str, Any]:
         from parity.bench.score import choices_of, score
         from recipes.scenes import scene_of
 
-        choices = choices_of(recipe, scene_of(recipe, 0))
+        small, scene = rest == "world", scene_of(recipe, 0)
+        every = 1 if small else options.every
         with Progress(part, 2 * options.repeats) as progress:
-            return score(base, choices, options.repeats, small=rest == "world", tick=_ticks(progress))
+            entry = score(base, choices_of(recipe, scene, every), options.repeats, small=small, tick=_ticks(progress))
+            return entry | {"every": every}
     if head in ("sft", "dpo"):
         from parity.bench.training import compare
 

@@ -27,12 +27,16 @@ LOGITS_SHARE = 0.2  # of the machine's memory for one batch's logits, of which t
 Pairs = list[tuple[float, ...]]
 
 
-def choices_of(recipe: Recipe, scene: Scene) -> list[Choice]:
-    """The distinct choices that the recipe's probes ask of a scene."""
+class TooSlow(Exception):
+    """A trial that cannot become the best any more."""
+
+
+def choices_of(recipe: Recipe, scene: Scene, every: int = 1) -> list[Choice]:
+    """The distinct choices that the recipe's probes ask of a scene, or each `every`-th of them."""
     written = [probe for probe in select(recipe.probes) if probe.first is None]  # by nobody but the bank
     suite = Suite(scene, written, personas=recipe.arms)
     asked = dict.fromkeys((*suite.requests, *suite.of_base))
-    return [request for request in asked if isinstance(request, Choice)]
+    return [request for request in asked if isinstance(request, Choice)][::every]
 
 
 def load(folder: Path) -> tuple[Any, Any]:
@@ -66,7 +70,7 @@ def score(
     batches = [b for b in BATCHES if b == BATCHES[0] or _fits(model, choices, b)]
     ours_at, _ = fastest({(t,): partial(answers, engine, choices) for t in threads})
     # On the whole work: in a part of it, a large batch is padded to a few long rows that otherwise fill their own.
-    found, trials = fastest({(t, b): partial(harness, choices, b) for b in batches for t in threads})
+    found, trials = fastest({(t, b): partial(harness, choices, b) for b in batches for t in threads}, harness.give_up)
     batch = found[1]
     sides = {
         OURS: Side(lambda: answers(engine, choices), ours_at[0]),
@@ -115,6 +119,19 @@ class Harness:
         from lm_eval.models.huggingface import HFLM
 
         self.lm = HFLM(pretrained=model, tokenizer=tokenizer, batch_size=1)
+        self._until = math.inf
+        call = self.lm._model_call
+
+        def watched(*arguments: Any, **named: Any) -> Any:
+            if time.perf_counter() > self._until:
+                raise TooSlow
+            return call(*arguments, **named)
+
+        self.lm._model_call = watched
+
+    def give_up(self, after: float) -> None:
+        """Have calls raise TooSlow once this many seconds from now are over."""
+        self._until = time.perf_counter() + after
 
     def __call__(self, choices: Sequence[Choice], batch: int) -> Pairs:
         """Log-probability (nats) of every option of every choice."""
@@ -146,10 +163,13 @@ def difference(ours: Pairs, usual: Pairs) -> float:
     return math.nan if any(math.isnan(gap) for gap in gaps) else max(gaps)
 
 
-def fastest(works: Mapping[Any, Callable[[], Any]]) -> tuple[tuple[int, ...], dict[str, float]]:
+def fastest(
+    works: Mapping[Any, Callable[[], Any]], give_up: Callable[[float], None] = lambda _: None
+) -> tuple[tuple[int, ...], dict[str, float | None]]:
     """The key (threads, …) of the work that takes least, and the least seconds by the rest of the key.
 
-    Works are tried in their order, until all of one rest are clearly worse than the best.
+    Works are tried in their order, until all of one rest are clearly worse than the best.  `give_up` is told after how
+    many seconds a work cannot be it any more and may raise TooSlow; what was given up has None for its seconds.
     """
     import torch
 
@@ -160,6 +180,7 @@ def fastest(works: Mapping[Any, Callable[[], Any]]) -> tuple[tuple[int, ...], di
     for rest in rests:
         for key in (key for key in works if tuple(key[1:]) == rest):
             torch.set_num_threads(key[0])
+            give_up(max(TRIAL_SECONDS, TRIAL_WORSE * min(seconds.values(), default=math.inf)))
             seconds[key] = _timed(works[key])
             if seconds[key] < TRIAL_SECONDS:  # the first of a process is slower, too
                 seconds[key] = min(seconds[key], _timed(works[key]))
@@ -167,13 +188,18 @@ def fastest(works: Mapping[Any, Callable[[], Any]]) -> tuple[tuple[int, ...], di
         by_rest[name] = min(value for key, value in seconds.items() if tuple(key[1:]) == rest)
         if by_rest[name] > TRIAL_WORSE * min(by_rest.values()):
             break
+    give_up(math.inf)
     torch.set_num_threads(before)
-    return min(seconds, key=seconds.__getitem__), by_rest
+    told = {name: value if math.isfinite(value) else None for name, value in by_rest.items()}
+    return min(seconds, key=seconds.__getitem__), told
 
 
 def _timed(work: Callable[[], Any]) -> float:
     started = time.perf_counter()
-    work()
+    try:
+        work()
+    except TooSlow:
+        return math.inf
     return time.perf_counter() - started
 
 

@@ -42,7 +42,7 @@ def compare(
         model, tokenizer = load(base)
         harness, asked = Harness(model, tokenizer), choices_of(recipe, plan.scenes[0])
         trials = {(t, b): partial(harness, asked, b) for t in sorted({1, many}) for b in BATCHES}
-        (threads, batch), _ = fastest(trials)
+        (threads, batch), _ = fastest(trials, harness.give_up)
         sides = {
             OURS: Side(lambda: run(make_plan(recipe, plan.store.root), path, settings), many, fresh, processes=True),
             USUAL: Side(lambda: usual_route(plan, base, batch), threads, fresh),
