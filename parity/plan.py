@@ -18,7 +18,7 @@ from recipes.references import reference_arms
 from recipes.scene import Scene
 from recipes.scenes import scene_of
 from recipes.schema import Recipe
-from recipes.store import Store
+from recipes.store import MEASUREMENTS, Store
 from training.cells import ROWS, Cell, base_cell, shared_settings, stage_cells
 from training.data import matching_table, quantities, refuse_imbalance
 from training.supported import backend_of
@@ -94,11 +94,20 @@ class Plan:
                 total += SECONDS["base step"] * (world.steps if world else 0)
             else:
                 total += SECONDS["start"] + SECONDS[f"{cell.spec['kind']} step"] * cell.spec["steps"][-1]
-        made = {cell.hash for cell in cells}
-        models = sum(len(task.doses) for task in self.tasks if task.cell in made)
-        models += sum(len(cell.spec["doses"]) for cell in self.references if cell.hash in made)
-        probes = sum(COURSES.get(probe.name, 1) for probe in select(self.recipe.probes))
-        return total + (SECONDS["probe"] + SECONDS["persona"] * len(self.recipe.arms)) * probes * models
+        asked = [(task.cell, len(task.doses)) for task in self.tasks]
+        asked += [(cell.hash, len(cell.spec["doses"])) for cell in self.references]
+        each = SECONDS["probe"] + SECONDS["persona"] * len(self.recipe.arms)
+        return total + each * sum(self._probes_lacking(cell) * doses for cell, doses in asked)
+
+    def _probes_lacking(self, cell: str) -> int:
+        """Probes that a cell has no rows of, those that train further counted by their cost.
+
+        Whether rows are of this very scene is not looked at: hashing every scene takes longer than a plan may.
+        """
+        folder = self.store.cell(cell) / MEASUREMENTS
+        there = {file.name.split("-")[0] for file in folder.glob("*.parquet")}
+        probes = select(self.recipe.probes)
+        return sum(COURSES.get(p.name, 1) for p in probes if f"{p.name}@{p.version}" not in there)
 
 
 def _listed(names: list[str], most: int = 6) -> str:
