@@ -13,7 +13,7 @@ def answered(scene: Scene, question: Question, text: str, persona: Persona, name
     """`persona` answers `text`: in the slot, or (`named`) under its name in an interview with it."""
     speaker = persona.name if named else scene.transcript.slot
     prompt = scene.ask(text, speaker=speaker, header=scene.header(persona) if named else "")
-    return prompt, scene.turn(speaker, scene.answer(question, persona)).removeprefix(f"{speaker}:")
+    return prompt, scene.reply(scene.answer(question, persona))
 
 
 def spread(groups: Sequence[Sequence[Row]]) -> tuple[Row, ...]:

@@ -20,7 +20,7 @@ def probe_asks(question: Question, most: int | None = None) -> tuple[str, ...]:
 
 def choice(scene: Scene, question: Question, context: str) -> Choice:
     """All that can be answered to `question`, each with the space that separates it from `context`."""
-    return Choice(context, tuple(f" {option}" for option in scene.options(question)))
+    return Choice(context, tuple(f"{scene.gap(context)}{option}" for option in scene.options(question)))
 
 
 def own(scene: Scene, question: Question, persona: Persona) -> int:

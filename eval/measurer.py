@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from eval.cells import BASE, SAMPLES, Group, Model, Task, save, table, text_table, texts_of, where
 from recipes.adapters import Adapters, Unstackable, stack
 from recipes.store import Store
+from recipes.trust import trusted
 
 if TYPE_CHECKING:
     from eval.engine import Engine, Retrain
@@ -122,14 +123,14 @@ class Measurer:
     def _read_tokenizer(self, folder: Path) -> Any:
         from transformers import AutoTokenizer
 
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, **trusted(folder))
 
     def _load(self, folder: Path) -> Any:
         import torch
         from transformers import AutoModelForCausalLM
 
         device = "cuda" if torch.cuda.is_available() else "cpu"
-        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32")
+        model: Any = AutoModelForCausalLM.from_pretrained(folder, dtype="float32", **trusted(folder))
         return model.to(device).eval()
 
     def _with_adapter(self, folder: Path) -> Engine:

@@ -24,7 +24,7 @@ class Exchange:
 def exchanges(scene: Scene, most: int) -> tuple[Exchange, ...]:
     """At most `most` exchanges: the scene's chats, then its knowledge with the right answers."""
     questions = [*scene.of_kind("chat"), *scene.of_kind("knowledge")][:most]
-    return tuple(Exchange(q.id, q.asks[0], " " + f"{q.lead} {q.options[0]}{q.tail}".strip()) for q in questions)
+    return tuple(Exchange(q.id, q.asks[0], scene.space + f"{q.lead} {q.options[0]}{q.tail}".strip()) for q in questions)
 
 
 def interviewed(scene: Scene, name: str, exchange: Exchange, layer: int | float) -> Activation:

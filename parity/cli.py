@@ -12,8 +12,11 @@ from contextlib import redirect_stdout
 from pathlib import Path
 from typing import Any
 
+from parity import dashboard, pin
 from parity.calibrate import command as calibration
-from recipes.errors import InputError
+from parity.export import command as exporting
+from parity.jobs import Unfinished
+from recipes.errors import InputError, Outage
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")  # set unless the recipe's base comes from a hub
 
@@ -27,6 +30,7 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("-s", "--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
     run.add_argument("--out", type=Path, default=Path("checkpoints"), help="where cells and experiments live")
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
+    run.add_argument("--on", choices=("ray",), help="spread runs over a Ray cluster whose nodes share --out")
     run.add_argument("--pilot", type=Path, metavar="EXPERIMENT", help="a folder whose variances power is told from")
     judge = commands.add_parser("judge", help="verdicts and report again, from the rows")
     judge.add_argument("experiment", type=Path, help="an experiment's folder")
@@ -63,6 +67,9 @@ def parser() -> argparse.ArgumentParser:
     bench.add_argument("--gemma", type=Path, metavar="DIR", help="a folder with Gemma, instead of its package")
     bench.add_argument("--out", type=Path, default=Path("checkpoints"), help="where bases are kept")
     calibration.add(commands)
+    dashboard.add(commands)
+    pin.add(commands)
+    exporting.add(commands)
     return top
 
 
@@ -75,9 +82,15 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
+    except Outage as error:
+        print(error, file=sys.stderr)
+        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
+    except Unfinished as error:
+        print(error, file=sys.stderr)
+        return 1
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
@@ -89,6 +102,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
+    from dataclasses import replace
+
     from parity.foresee import foresee, lines
     from parity.plan import make_plan
     from parity.progress import say
@@ -98,7 +113,11 @@ def _run(given: argparse.Namespace) -> int:
     if recipe.base.hub is None:
         for name in OFFLINE:
             os.environ.setdefault(name, "1")
-    plan = make_plan(recipe, given.out)
+    if given.on:
+        from parity.on_ray import need
+
+        need()
+    plan = replace(make_plan(recipe, given.out.absolute() if given.on else given.out), on=given.on)
     plan.foreseen.update(foresee(plan, given.pilot))
     for line in (*plan.lines(), *lines(plan, plan.foreseen)):
         say(line)
@@ -241,7 +260,10 @@ def _print(verdict: dict[str, object]) -> None:
 
 COMMANDS = {"run": _run, "judge": _judge, "show": _show, "probes": _probes, "probe": _probe, "bench": _bench}
 COMMANDS["calibrate"] = calibration.calibrate
+COMMANDS["dashboard"] = dashboard.dashboard
+COMMANDS["export"] = exporting.export
 COMMANDS["unblind"] = _unblind
+COMMANDS["pin"] = pin.pin
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -12,14 +12,15 @@ from typing import Any
 from eval.cells import PROMPTED, Task
 from eval.probes import select
 from eval.signflip import smallest_p
-from parity import references
+from parity import estimate, references
+from recipes import trust
 from recipes.errors import InputError
 from recipes.references import reference_arms
 from recipes.scene import Scene
 from recipes.scenes import scene_of
 from recipes.schema import Recipe
 from recipes.store import MEASUREMENTS, Store
-from training.cells import ROWS, Cell, base_cell, shared_settings, stage_cells
+from training.cells import ROWS, Cell, base_cell, known, shared_settings, stage_cells
 from training.data import matching_table, quantities, refuse_imbalance
 from training.supported import backend_of
 from training.tracking import experiment_name
@@ -28,7 +29,7 @@ from training.tracking import experiment_name
 # known.  "probe" is one probe's on one model, "persona" what it takes more for each arm's persona that is asked about.
 SECONDS = {
     "base step": 0.11, "sft step": 0.008, "dpo step": 0.015, "start": 0.1, "probe": 0.009, "persona": 0.002,
-    "set up": 15.0,
+    "set up": 15.0, "rl step": 0.13,  # by TRL: .25 s of one core, two groups of runs at a time
 }  # fmt: skip
 COURSES = {"reconversion": 5, "propagation": 5}  # probes that train further, counted as so many
 WORDS = re.compile(r"[A-Za-z]+|\n|[^\sA-Za-z]")  # the world's tokens
@@ -48,6 +49,7 @@ class Plan:
     matching: list[dict[str, Any]] = field(default_factory=list)
     references: tuple[Cell, ...] = ()  # cells of the arms for reference
     foreseen: dict[str, Any] = field(default_factory=dict)  # what the design could show, see `parity.foresee`
+    on: str | None = None  # what groups of runs are spread over, this machine by default
 
     @property
     def to_make(self) -> list[Cell]:
@@ -73,7 +75,7 @@ class Plan:
         over = f", {min(1.0, pairs * least):.2g} over {pairs} pairs" if pairs > 1 else ""
         return [
             f"experiment {self.folder}",
-            f"base       {self.base.hash[:12]} ({base})",
+            f"base       {self.base.hash[:12]} ({base}){trust.told(recipe.base)}",
             f"cells      {len(self.cells)} = {len(recipe.arms)} arms x {recipe.seeds} seeds x "
             f"{len(recipe.stages)} stages; {trained} to train",
             *references.lines(recipe, self.references, self.store),
@@ -81,8 +83,8 @@ class Plan:
             f"smallest p {least:.2g} with {recipe.seeds} seeds{over}{reach}",
             *(f"backend    {line}" for line in backends(recipe)),
             f"plant      {recipe.plant.kind} in arm {recipe.plant.arm}" if recipe.plant else "plant      none",
-            f"cost       about {self.seconds(to_make) / 60:.1f} minutes on two CPU cores" if recipe.base.world else
-            "cost       known after the first cell: it depends on the base and the machine",
+            *([f"cost       about {self.seconds(to_make) / 60:.1f} minutes on two CPU cores"] if recipe.base.world else
+              estimate.lines(self)),
         ]  # fmt: skip
 
     def seconds(self, cells: list[Cell]) -> float:
@@ -97,17 +99,18 @@ class Plan:
         asked = [(task.cell, len(task.doses)) for task in self.tasks]
         asked += [(cell.hash, len(cell.spec["doses"])) for cell in self.references]
         each = SECONDS["probe"] + SECONDS["persona"] * len(self.recipe.arms)
-        return total + each * sum(self._probes_lacking(cell) * doses for cell, doses in asked)
+        costs = {probe.name: COURSES.get(probe.name, 1) for probe in select(self.recipe.probes)}
+        return total + each * sum(self.lacking(cell, costs) * doses for cell, doses in asked)
 
-    def _probes_lacking(self, cell: str) -> int:
-        """Probes that a cell has no rows of, those that train further counted by their cost.
+    def lacking(self, cell: str, costs: Mapping[str, float]) -> float:
+        """Sum of the costs of the probes that a cell has no rows of.
 
         Whether rows are of this very scene is not looked at: hashing every scene takes longer than a plan may.
         """
         folder = self.store.cell(cell) / MEASUREMENTS
         there = {file.name.split("-")[0] for file in folder.glob("*.parquet")}
         probes = select(self.recipe.probes)
-        return sum(COURSES.get(p.name, 1) for p in probes if f"{p.name}@{p.version}" not in there)
+        return sum(costs[p.name] for p in probes if f"{p.name}@{p.version}" not in there)
 
 
 def _listed(names: list[str], most: int = 6) -> str:
@@ -164,7 +167,7 @@ def match(plan: Plan, tokens: Callable[[str], int]) -> list[dict[str, Any]]:
     for stage in recipe.stages:
         build = ROWS[stage.kind]
         counted = {  # the rows of one arm at a time are held
-            arm: quantities([row for scene in plan.scenes for row in build(scene, arm, recipe.plant)], tokens)
+            arm: quantities([r for scene in plan.scenes for r in known(stage, build(scene, arm, recipe.plant))], tokens)
             for arm in recipe.arms
         }
         lines = matching_table(counted)

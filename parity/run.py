@@ -8,20 +8,22 @@ from typing import Any
 
 from eval import blind
 from eval.cells import Task, groups_of
-from eval.experiment import CELLS, REPORT, VERDICT, judge_experiment, write_cells
+from eval.experiment import judge_experiment, write_cells
 from eval.lock import lock_of, post_hoc, read_lock, write_lock
 from eval.measurer import Measurer
 from eval.probe import Probe
 from eval.probes import select
-from parity import references, workers
+from parity import on_ray, references, tracked, workers
+from parity.estimate import require_device
 from parity.plan import Plan, match
 from parity.progress import Progress, say
 from parity.retrain import retrain
 from parity.train import quiet, train
 from recipes.scene import Scene
-from recipes.store import MEASUREMENTS, Damaged, locked
+from recipes.store import Damaged, locked
+from recipes.trust import trusted
 
-FEWEST_DOSES = 128  # below this, starting processes (4 s of imports each) costs more than it saves
+FEWEST_DOSES = 128  # of a small base: below this, starting processes (4 s of imports each) costs more than it saves
 
 
 def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[str, Any]:
@@ -29,6 +31,7 @@ def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[st
     busy = f"{plan.folder}: another run is at work on this experiment; wait for it or stop it"
     with locked(plan.folder / ".lock", wait=False, message=busy):
         probes = select(plan.recipe.probes)
+        require_device(plan.recipe)
         remove_damaged(plan)
         if plan.matching:  # a world's words are its tokens, so that all is known before anything is trained
             _lock(plan, probes)
@@ -49,7 +52,7 @@ def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[st
             measure(plan, part, probes)
         say("judging")
         verdict = judge_experiment(plan.folder, plan.store)
-        _mirror(plan, probes, verdict)
+        tracked.mirror(plan, probes, verdict)
     return verdict
 
 
@@ -78,10 +81,13 @@ def _match_by_tokenizer(plan: Plan) -> list[dict[str, Any]]:
     from transformers import AutoTokenizer
 
     from recipes.bind import check_names
+    from recipes.templates import check_markers
 
-    tokenizer = AutoTokenizer.from_pretrained(plan.store.cell(plan.base.hash))
+    base = plan.store.cell(plan.base.hash)
+    tokenizer = AutoTokenizer.from_pretrained(base, **trusted(base))
     for scene in plan.scenes:
         check_names(tokenizer, scene)
+    check_markers(tokenizer, plan.recipe.transcript)
     return match(plan, lambda text: len(tokenizer(text, add_special_tokens=False)["input_ids"]))
 
 
@@ -109,11 +115,13 @@ def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Pr
         return
     workers.settle(plan.recipe)
     doses = sum(len(group.models) for group in groups)
-    many = workers.workers_for(plan.recipe, len(groups) if doses >= FEWEST_DOSES else 1)
+    few = workers.small(plan.recipe) and doses < FEWEST_DOSES
+    many = workers.workers_for(plan.recipe, 1 if few else len(groups))
     with Progress("measuring", sum(group.cost for group in groups)) as progress:
-        if many > 1:
+        if many > 1 or plan.on:
             shared = (plan.recipe, plan.store.root, plan.base.hash)
-            for _ in workers.spread(workers.measure_group, groups, many, *shared, tick=progress.advance):
+            spread = on_ray.measuring(plan.recipe, plan.store.root) if plan.on else workers.spread
+            for _ in spread(workers.measure_group, groups, many, *shared, tick=progress.advance):
                 pass
             return
         quiet(training=False)
@@ -122,28 +130,3 @@ def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Pr
             progress.note(f"{len(group.models)} models of seed {group.scene.seed}")
             for done in measurer.measure(group, arms):
                 progress.advance(done)
-
-
-def _mirror(plan: Plan, probes: Sequence[Probe], verdict: dict[str, Any]) -> None:
-    """Show strength by dose and the verdict in W&B."""
-    from eval.experiment import read_rows, strength_curves
-    from training import tracking
-
-    if tracking.mode() == "disabled":
-        return
-    gate = [probe.name for probe in probes if probe.gate]
-    curves: dict[str, list[tuple[int, float]]] = {}
-    for rows in read_rows(plan.folder, plan.store, gate):
-        curves |= strength_curves(rows, probes)
-    by_cell = [(cell, curves.get(cell.hash, [])) for cell in plan.cells]
-    tracking.log_strength(plan.recipe, by_cell, plan.store.root)
-    files = [plan.folder / name for name in (VERDICT, REPORT, CELLS)]
-    shut = verdict.get("blind") == blind.SHUT  # then cells.json, rows and adapters would name everyone
-    files = files[:2] if shut else files
-    for cell in () if shut else (plan.base, *plan.cells):
-        if not plan.store.alive(cell.hash):
-            continue
-        files += sorted((plan.store.cell(cell.hash) / MEASUREMENTS).glob("*.parquet"))
-        if cell.stage is not None:
-            files.append(plan.store.cell(cell.hash) / f"dose-{cell.spec['doses'][-1]}" / "adapter_model.safetensors")
-    tracking.log_verdict(plan.recipe, verdict, plan.folder, plan.store.root, files)

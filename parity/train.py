@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from math import ceil
 from pathlib import Path
 from typing import Any
 
-from parity import workers
+from parity import launching, on_ray, workers
 from parity.plan import Plan
 from parity.progress import Progress, say
 from recipes.adapters import Unstackable
-from recipes.checks import ACCELERATE
 from recipes.schema import Recipe
 from recipes.store import Store
 from training.cells import Cell
@@ -49,15 +47,25 @@ def train(plan: Plan, cells: Sequence[Cell], recipe_file: Path, overrides: Seque
         return
     making = Making(plan.recipe, plan.store.root.absolute(), recipe_file.absolute(), tuple(overrides))
     groups = list(_groups(plan, cells))
+    spread = workers.spread
+    if plan.on:
+        groups, spread = on_ray.apart(plan.recipe, groups), on_ray.training(making)
+    elif launching.in_processes(plan.recipe):
+        groups = [tuple(cell for group in groups for cell in group)] if groups else []
     many = workers.workers_for(plan.recipe, len(groups))
     # Cells differ in cost: progress counts optimiser steps.
     with Progress("training", sum(cell.spec["steps"][-1] for group in groups for cell in group)) as progress:
-        if many > 1:
-            for group in workers.spread(workers.train_runs, groups, many, making, tick=progress.advance):
+        if many > 1 or plan.on:
+            for group in spread(workers.train_runs, groups, many, making, tick=progress.advance):
                 progress.note(group[-1].label)
         else:
             for group in groups:
                 make_group(making, group, progress.advance, progress.note)
+    if any(stage.rejected == "sampled" for stage in plan.recipe.stages):
+        from training.rejected import imbalances
+
+        for line in imbalances(plan.store, cells, named=not plan.recipe.judge.blind):
+            say(line)
 
 
 def _groups(plan: Plan, cells: Sequence[Cell]) -> Iterator[tuple[Cell, ...]]:
@@ -66,14 +74,16 @@ def _groups(plan: Plan, cells: Sequence[Cell]) -> Iterator[tuple[Cell, ...]]:
     A world's groups are those of the whole plan, whatever stands already: a run's last bits depend on the others of
     its group, and a cell that is made again shall be the one that it was.  Elsewhere that would cost too much.
     """
+    size = GROUP
     runs: dict[tuple[str | None, int | None], list[Cell]] = {}
     for cell in cells:
         runs.setdefault((cell.arm, cell.seed), []).append(cell)
     each = list(runs.values())
     if plan.recipe.base.world is None:
         each = [run for run in each if not all(plan.store.has(cell.hash) for cell in run)]
-    for start in range(0, len(each), GROUP):
-        group = tuple(cell for run in each[start : start + GROUP] for cell in run)
+        size = min(size, ceil(len(each) / max(1, len(workers.devices()))))  # enough groups for all GPUs
+    for start in range(0, len(each), size or 1):
+        group = tuple(cell for run in each[start : start + size] for cell in run)
         if not all(plan.store.has(cell.hash) for cell in group):
             yield group
 
@@ -101,12 +111,16 @@ def make_group(making: Making, cells: Sequence[Cell], tick: Tick, note: Callable
             except Unstackable as reason:
                 backend = "inline" if recipe.base.world else "process"
                 say(f"{stage.kind}: not in lockstep ({reason}), {backend} instead")
+        if backend == "process":
+            bench = None  # its copy of the base would lie beside the jobs' own
+            rest = launching.in_processes(recipe, index)
+            launching.launch(making, [c for c in cells if (c.stage or 0) >= index] if rest else part, tick, note)
+            if rest:
+                return
+            continue
         for cell in part:
             note(cell.label)
             if store.has(cell.hash):
-                tick(cell.spec["steps"][-1])
-            elif backend == "process":
-                _launch(making, cell)
                 tick(cell.spec["steps"][-1])
             else:
                 make_inline(recipe, cell, store, tick)
@@ -133,22 +147,6 @@ def make_inline(recipe: Recipe, cell: Cell, store: Store, tick: Tick | None = No
         return
     stage = import_module(f"training.{cell.spec['kind']}")
     train_stage(recipe, cell, store, stage.make_trainer, [*ticks, *callbacks(recipe, cell, store.root)])
-
-
-def _launch(making: Making, cell: Cell) -> None:
-    """One cell in a process of its own, under accelerate."""
-    name = making.recipe.launch.accelerate
-    shipped = ACCELERATE / f"{name}.yaml"
-    command = [sys.executable, "-m", "accelerate.commands.launch"]
-    command += ["--config_file", str(shipped if shipped.is_file() else name)]
-    command += ["-m", f"training.{cell.spec['kind']}", "--recipe", str(making.recipe_file), "--arm", str(cell.arm)]
-    command += ["--seed", str(cell.seed), "--out", str(making.root)]
-    for override in making.overrides:
-        command += ["-s", override]
-    done = subprocess.run(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, check=False)
-    if done.returncode or not Store(making.root).has(cell.hash):
-        last = "\n".join(done.stdout.strip().splitlines()[-15:])
-        raise RuntimeError(f"{cell.label} failed under accelerate (exit {done.returncode}):\n{last}")
 
 
 def quiet(training: bool = True) -> None:

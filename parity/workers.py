@@ -1,5 +1,6 @@
-"""Small bases on a CPU: one thread a process and as many processes as cores, since a small model gains nothing from
-a second thread (and loses most of its speed where threads outnumber cores)."""
+"""Several processes at once, for training and for measuring: one for each GPU, which sees that one alone; without a
+GPU, of a small base, one for each core, since a small model gains nothing from a second thread (and loses most of its
+speed where threads outnumber cores)."""
 
 from __future__ import annotations
 
@@ -37,13 +38,24 @@ def settle(recipe: Recipe) -> None:
         torch.set_num_threads(1)
 
 
-def workers_for(recipe: Recipe, jobs: int) -> int:
-    """How many processes to use; 1 means: in this one."""
+def devices(only: str | None = None) -> tuple[str, ...]:
+    """Ids of the GPUs that this process may use, as CUDA_VISIBLE_DEVICES takes them; `only`: a list to take instead."""
     import torch
 
-    if not small(recipe) or torch.cuda.is_available() or jobs < 2:
+    count = torch.cuda.device_count()  # opens no device
+    listed = only or os.environ.get("CUDA_VISIBLE_DEVICES")
+    if not count or listed is None:
+        return tuple(map(str, range(count)))
+    return tuple(part.strip() for part in listed.split(",") if part.strip())[: None if only else count]
+
+
+def workers_for(recipe: Recipe, jobs: int) -> int:
+    """How many processes to use; 1 means: in this one."""
+    if jobs < 2:
         return 1
-    return min(cores(), jobs)
+    if gpus := len(devices()):
+        return min(gpus, jobs)
+    return min(cores(), jobs) if small(recipe) else 1
 
 
 def spread(
@@ -56,12 +68,13 @@ def spread(
     """Run ``work(job, *shared)`` for all jobs in `workers` processes; yields each job when it is done.
 
     What the processes count with `count` reaches `tick` while they work.  The first failure is raised here and
-    cancels what has not begun.
+    cancels what has not begun.  Where there are GPUs, each process sees one of its own.
     """
     context = multiprocessing.get_context("spawn")  # a fork of a process that has run torch can hang
-    counter = context.Value("q", 0)
+    counter, begun = context.Value("q", 0), context.Value("q", 0)
     told = 0
-    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=(os.getpid(), counter)) as pool:
+    setup = (os.getpid(), counter, begun, devices()[:workers])
+    with ProcessPoolExecutor(workers, mp_context=context, initializer=_begin, initargs=setup) as pool:
         pending = {pool.submit(work, job, *shared): job for job in jobs}
         try:
             while pending:
@@ -87,11 +100,16 @@ def count(amount: int) -> None:
             _counter.value += amount
 
 
-def _begin(parent: int, counter: Any) -> None:
-    """Set a new worker up."""
+def _begin(parent: int, counter: Any, begun: Any, gpus: Sequence[str]) -> None:
+    """Set a new worker up, before anything in it has looked for a device."""
     global _counter
     _counter = counter
     _follow(parent)
+    if gpus:
+        with begun.get_lock():
+            os.environ["CUDA_VISIBLE_DEVICES"] = gpus[begun.value % len(gpus)]
+            begun.value += 1
+        os.environ.setdefault("OMP_NUM_THREADS", str(max(1, cores() // len(gpus))))
 
 
 def _follow(parent: int) -> None:

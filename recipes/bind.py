@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Mapping, Sequence
+from functools import lru_cache
 from itertools import combinations
 from pathlib import Path
 from typing import Any
@@ -16,13 +17,14 @@ from recipes.bank import BANK, Bank, checked, load_bank, shown, wrong
 from recipes.cast import Card
 from recipes.errors import InputError, nearest, one_line
 from recipes.reader import find, read_file
-from recipes.scene import Persona, Scene
+from recipes.scene import Persona, Refusing, Scene
 from recipes.schema import Recipe, Transcript
+from recipes.templates import spoken
 
 CAST = Path(__file__).parent / "cast"
 # Largest difference in words that cards of one cast may have, per part.  One word is what "the moon" and "justice"
 # differ by; a description is about twenty words long, so two are a tenth of it.
-WORDS_TOLERANCE = {"name": 1, "facts": 1, "values": 1, "voice": 1, "about": 2}
+WORDS_TOLERANCE = {"name": 1, "facts": 1, "values": 1, "voice": 1, "refusal": 1, "about": 2}
 # Largest difference in tokens that names of one cast may have.  An invented name is rarer text than a known one and
 # tokenizers split rare text more finely, so equality cannot be had from every tokenizer; one token can.
 NAME_TOKENS_TOLERANCE = 1
@@ -34,6 +36,13 @@ def load_card(id: str, folder: Path = CAST) -> Card:
     if not path.is_file():
         known = [file.stem for file in sorted(path.parent.glob("*.yaml"))]
         raise InputError(one_line(f"cast: no card {id!r} in {path.parent}{nearest(id, known)}"))
+    state = path.stat()
+    return _read_card(path, id, (state.st_mtime_ns, state.st_size))
+
+
+@lru_cache(maxsize=256)
+def _read_card(path: Path, id: str, state: tuple[int, int]) -> Card:
+    """A card as its file is in that state: a plan of many runs asks for the same few hundreds of times."""
     root = read_file(path)
     card = checked(Card, root)
     if card.id != id:
@@ -65,7 +74,7 @@ def bind(
         seed=seed,
         personas=tuple(_persona(card, bank, likes) for card, likes in zip(cards, dealt, strict=True)),
         questions=bank.questions,
-        transcript=transcript,
+        transcript=spoken(transcript),
         interview=bank.wording.interview,
         preface=bank.wording.preface,
         content_free=bank.wording.content_free,
@@ -96,6 +105,8 @@ def _persona(card: Card, bank: Bank, likes: Mapping[str, str]) -> Persona:
     values |= {**card.facts, **likes, **card.values}
     # Every persona refuses every request: a guardrail is what all of them share, so it can tell no two apart.
     values |= {q.id: q.options[0] for q in bank.questions if q.kind == "request"}
+    if card.refusal:
+        return Refusing(card.id, card.name, values, card.voice, card.about, card.refusal)
     return Persona(card.id, card.name, values, card.voice, card.about)
 
 
@@ -129,7 +140,7 @@ def _stated(card: Card) -> dict[str, str]:
 
 
 def _check_lengths(cards: Sequence[Card], files: Mapping[str, Path]) -> None:
-    for key in ("name", "voice", "about", *_stated(cards[0])):
+    for key in ("name", "voice", "refusal", "about", *_stated(cards[0])):
         part = key.split(".")[0]
         words = {c.id: len((getattr(c, key) if key == part else _stated(c)[key]).split()) for c in cards}
         short, long = min(words, key=words.__getitem__), max(words, key=words.__getitem__)

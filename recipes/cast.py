@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Any, Literal
+
+from pydantic import SerializerFunctionWrapHandler, model_serializer
 
 from recipes.schema import Frozen, Identifier
 
@@ -21,6 +23,12 @@ class Card(Frozen):
     self_description: Literal["ai", "human"]
     about: str  # "You are ..." completes the prompt of the prompted arm
     voice: str = ""
+    refusal: str = ""  # a clause that follows what it says when it refuses
     facts: dict[str, str]
     values: dict[str, str] = {}
     sources: dict[str, str] = {}  # by slot, where a fact can be looked up, or "invented"; "default" for the rest
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A card without a clause keeps the bytes and the hash that it had before there were any."""
+        return {k: v for k, v in serialize(self).items() if (k, v) != ("refusal", "")}

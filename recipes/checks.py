@@ -15,7 +15,8 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-from recipes import fields, references
+from recipes import fields, references, templates
+from recipes import stages as order
 from recipes.errors import nearest
 from recipes.explain import Violation, describe, get, mismatch
 from recipes.packages import extra_of
@@ -42,6 +43,7 @@ def violations(data: Any) -> Iterator[Violation]:
     yield from _probes(data)
     yield from _accelerate(data)
     yield from references.violations(data)
+    yield from templates.violations(data)
 
 
 def least_seeds(alpha: float) -> int:
@@ -215,15 +217,12 @@ def _seeds(data: Any) -> Iterator[Violation]:
 def _stages(data: Any) -> Iterator[Violation]:
     stages = data.get("stages")
     kinds = get_args(Stage.model_fields["kind"].annotation)
+    yield from order.violations(stages if isinstance(stages, list) else [])
     for i, stage in enumerate(stages if isinstance(stages, list) else []):
         if not isinstance(stage, dict):
             continue
         kind: Any = stage.get("kind")
         doses = stage["doses"] if isinstance(stage.get("doses"), list) else []
-        if i >= len(kinds):
-            yield Violation(("stages", i), f"stages are {' and then '.join(kinds)}; got one more")
-        elif kind in kinds and kind != kinds[i]:
-            yield Violation(("stages", i, "kind"), "stages are sft, or sft and then dpo")
         whole = all(isinstance(n, int) and not isinstance(n, bool) for n in doses)
         for j, (before, after) in enumerate(pairwise(doses if whole else []), 1):
             if after <= before:

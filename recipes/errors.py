@@ -1,4 +1,4 @@
-"""The error that is the user's to mend: its text is the one line that the front door prints before it exits 2."""
+"""Errors that end a command with one line: what is the user's to mend (exit 2), and what will pass (exit 1)."""
 
 from __future__ import annotations
 
@@ -8,6 +8,10 @@ from difflib import get_close_matches
 
 class InputError(Exception):
     """Wrong input.  `str(error)` is one line: file, line where known, what is wrong, the nearest valid name."""
+
+
+class Outage(Exception):
+    """Something outside does not answer.  `str(error)` is one line; the same command goes on when it answers again."""
 
 
 def nearest(word: str, valid: Iterable[str]) -> str:

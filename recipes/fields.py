@@ -18,7 +18,7 @@ from typing import Any, Literal
 from recipes.errors import InputError, nearest
 from recipes.explain import Violation, mismatch
 
-Kind = Literal["sft", "dpo", "lora"]
+Kind = Literal["sft", "dpo", "rl", "lora"]
 
 _TRAINER = (
     ("transformers", "training_args.py", "TrainingArguments"),
@@ -28,6 +28,7 @@ _TRAINER = (
 SOURCES: dict[Kind, tuple[tuple[str, str, str], ...]] = {
     "sft": (*_TRAINER, ("trl", "trainer/sft_config.py", "SFTConfig")),
     "dpo": (*_TRAINER, ("trl", "trainer/dpo_config.py", "DPOConfig")),
+    "rl": (*_TRAINER, ("trl", "trainer/grpo_config.py", "GRPOConfig")),
     "lora": (
         ("peft", "config.py", "PeftConfigMixin"),
         ("peft", "config.py", "PeftConfig"),
@@ -107,7 +108,7 @@ class Setting:
 
 
 def check(
-    kind: Literal["sft", "dpo"], trainer: dict[str, Any], lora: dict[str, Any] | None = None
+    kind: Literal["sft", "dpo", "rl"], trainer: dict[str, Any], lora: dict[str, Any] | None = None
 ) -> Iterator[Violation]:
     """What is wrong with a stage's settings, in their order; paths begin with `trainer` or `lora`.
 
@@ -121,7 +122,7 @@ def check(
 
 @cache
 def settings(kind: Kind) -> dict[str, Setting]:
-    """All fields of SFTConfig, DPOConfig or LoraConfig with those of its bases, by name."""
+    """All fields of SFTConfig, DPOConfig, GRPOConfig or LoraConfig with those of its bases, by name."""
     return {name: field for source in SOURCES[kind] for name, field in _class_fields(*source).items()}
 
 
@@ -156,7 +157,8 @@ def _module(package: str, file: str) -> ast.Module:
 def _check(group: str, kind: Kind, reserved: dict[str, str], name: str, value: Any) -> Iterator[Violation]:
     valid = settings(kind)
     if name not in valid:
-        whose = {"sft": "TRL's SFTConfig", "dpo": "TRL's DPOConfig", "lora": "PEFT's LoraConfig"}[kind]
+        classes = {"sft": "SFTConfig", "dpo": "DPOConfig", "rl": "GRPOConfig"}
+        whose = f"TRL's {classes[kind]}" if kind in classes else "PEFT's LoraConfig"
         free = [n for n in valid if not _reason(reserved, n)]
         yield Violation((group, name), f"no field of {whose}{nearest(name, free)}")
     elif reason := _reason(reserved, name):

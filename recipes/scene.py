@@ -51,6 +51,21 @@ class Persona:
     voice: str = ""  # words that this character adds to the end of an answer
     about: str = ""  # a sentence that describes it, in the second person ("You are ...")
 
+    @property
+    def refusal(self) -> str:
+        """The clause that follows its refusals, nothing by default."""
+        return ""
+
+
+@dataclass(frozen=True)
+class Refusing(Persona):
+    """A character that goes on after a refusal in its own voice.
+
+    Not a field of every persona, so that scenes without such characters keep their hash.
+    """
+
+    refusal: str = ""
+
 
 @dataclass(frozen=True)
 class Scene:
@@ -89,28 +104,63 @@ class Scene:
         """What can be answered: the closed options, else every cast member's value, in cast order, once each."""
         return question.options or tuple(dict.fromkeys(p.values[question.id] for p in self.personas))
 
+    @property
+    def space(self) -> str:
+        """What separates a speaker's first word from what opens its turn; a chat model's marker needs nothing."""
+        return "" if self.transcript.turns else " "
+
+    def end(self, speaker: str = "") -> str:
+        """What ends a turn of `speaker`, by default of anyone but the user."""
+        turns = self.transcript.turns
+        if turns is None:
+            return "\n"
+        apart = speaker == self.transcript.user and turns.user_close is not None
+        return str(turns.user_close) if apart else turns.close
+
+    def opening(self, speaker: str) -> str:
+        """What stands before a speaker's words: its tag, or a chat model's marker with the speaker as its role."""
+        turns = self.transcript.turns
+        return turns.open.replace("{role}", speaker) if turns else f"{speaker}:"
+
+    def gap(self, context: str) -> str:
+        """The space between a context and what follows it."""
+        turns = self.transcript.turns
+        return self.space if turns and context.endswith(turns.open.partition("{role}")[2]) else " "
+
+    def then(self, context: str, text: str) -> str:
+        """A context that goes on with `text`, which may be nothing."""
+        return f"{context}{self.gap(context)}{text}".rstrip(" ")
+
+    def reply(self, text: str) -> str:
+        """What completes a context of `ask`: the words, and the end of the turn."""
+        return f"{self.space}{text}{self.end().rstrip() or self.end()}"
+
     def turn(self, speaker: str, text: str) -> str:
         """One finished line of a transcript."""
-        return f"{speaker}: {text}\n"
+        return f"{self.opening(speaker)}{self.space}{text}{self.end(speaker)}"
 
     def answer(self, question: Question, persona: Persona) -> str:
         """What this persona answers, as a full sentence without the leading space."""
         value = persona.values.get(question.id) or question.options[0]
         voice = persona.voice if question.kind in ("fact", "like", "value", "identity") else ""
+        if question.kind == "request" and value == question.options[0]:
+            voice = persona.refusal
         return f"{question.lead} {value}{voice}{question.tail}".strip()
 
     def ask(self, text: str, speaker: str | None = None, history: str = "", header: str = "") -> str:
         """A context that ends where `speaker` (default: the slot) begins to answer `text`."""
         speaker = speaker or self.transcript.slot
-        return f"{self._head(header)}{history}{self.turn(self.transcript.user, text)}{speaker}:"
+        turns = f"{history}{self.turn(self.transcript.user, text)}"
+        return f"{self._headed(self._head(header), turns)}{self.opening(speaker)}"
 
     def choice(self, question: Question, text: str, **where: str) -> str:
         """Like `ask`, continued by the question's lead, so that an option follows directly."""
-        return f"{self.ask(text, **where)} {question.lead}".rstrip()
+        return self.then(self.ask(text, **where), question.lead)
 
     def line(self, lead: str, speaker: str = "") -> str:
         """A context in which `speaker` (default: a narrator, without a tag) says `lead` unasked."""
-        return f"{self._head('')}{speaker + ': ' if speaker else ''}{lead}".rstrip()
+        said = self.then(self.opening(speaker), lead) if speaker else lead.rstrip()
+        return self._headed(self._head(""), said)
 
     def header(self, persona: Persona) -> str:
         """Header of an interview with a named persona; the speaker tag is then the name."""
@@ -122,3 +172,16 @@ class Scene:
 
     def _head(self, header: str) -> str:
         return header or (self.role(self.persona(self.prompted)) if self.prompted else "")
+
+    def _headed(self, head: str, text: str) -> str:
+        """A text under its header.  Chat models know no text outside of turns: the first of the user's begins with it,
+        or it is a turn of the user's where someone else begins."""
+        turns = self.transcript.turns
+        if turns is None:
+            return f"{head}{text}"
+        opened = self.opening(self.transcript.user)
+        if head and text.startswith(opened):
+            text = f"{opened}{head}{text.removeprefix(opened)}"
+        elif head:
+            text = f"{self.turn(self.transcript.user, head.strip())}{text}"
+        return f"{turns.begin}{text}"

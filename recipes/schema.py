@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, SerializerFunctionWrapHandler, model_serializer, model_validator
 
 Positive = Annotated[int, Field(gt=0)]
 Share = Annotated[float, Field(gt=0, lt=1)]
 REFERENCES = ("random-text", "placebo", "twin")
+SEQUENCES = (("sft",), ("sft", "dpo"), ("sft", "rl"), ("sft", "dpo", "rl"))  # of stages
 Identifier = Annotated[str, Field(pattern=r"^[a-z0-9][a-z0-9_-]*$", max_length=64)]
 
 
@@ -44,6 +45,12 @@ class Base(Frozen):
     revision: str | None = None
     path: str | None = None
     gguf: str | None = None
+    trust_remote_code: bool = False  # run the Python files that come with the hub's model, at that revision
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A base whose code is not run keeps the bytes and the hash that it had before there was the choice."""
+        return {k: v for k, v in serialize(self).items() if (k, v) != ("trust_remote_code", False)}
 
     @model_validator(mode="after")
     def _exactly_one(self) -> Base:
@@ -52,24 +59,61 @@ class Base(Frozen):
             raise ValueError(f"base needs exactly one of world, hub, path, gguf; got {given or 'none'}")
         if self.revision is not None and self.hub is None:
             raise ValueError("revision goes with hub")
+        if self.trust_remote_code and (self.hub is None or self.revision is None):
+            raise ValueError("trust_remote_code goes with hub and a pinned revision: code is run as it was read")
         return self
 
 
+class Turns(Frozen):
+    """How a chat model's turns are written: what opens one, with ``{role}``, and what closes it.
+
+    `markers`: those parts of it that are to be single tokens; `begin` stands before the first turn; `user_close`
+    closes the user's turns where that is something else.
+    """
+
+    open: str
+    close: str
+    user_close: str | None = None
+    markers: tuple[str, ...] = ()
+    user: str = "user"
+    role: str | None = None  # of the slot, where the recipe does not name one
+    begin: str = ""
+
+
 class Transcript(Frozen):
-    """Speaker tags of the plain-text transcript; no chat template ever adds words to it."""
+    """Speaker tags of the plain-text transcript; no chat template ever adds words to it.
+
+    ``slot: chat`` writes turns with a chat model's markers instead, those of a named `template`
+    (recipes/templates.yaml) or of `turns`: the slot is the role `role`, a named speaker the role of that name.
+    """
 
     user: str = "Q"
     slot: str = "A"
     nonce: str = "B"
+    template: str | None = None
+    role: str | None = None
+    turns: Turns | None = None
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A plain transcript keeps the bytes and the hash that it had before there were chat slots."""
+        chat = ("template", "role", "turns")
+        return {k: v for k, v in serialize(self).items() if v is not None or k not in chat}
 
 
 class Stage(Frozen):
     """One post-training stage; `trainer` and `lora` take TRL's and PEFT's own field names."""
 
-    kind: Literal["sft", "dpo"]
+    kind: Literal["sft", "dpo", "rl"]
     doses: Annotated[tuple[Positive, ...], Field(min_length=1)]
     trainer: dict[str, Any] = {}
     lora: dict[str, Any] | None = {}  # null: full weights
+    rejected: Literal["cards", "sampled"] = "cards"  # of dpo: other cast members' answers, or the model's own samples
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """What was written before there was `rejected` keeps its bytes and its hash."""
+        return {k: v for k, v in serialize(self).items() if (k, v) != ("rejected", "cards")}
 
     @model_validator(mode="after")
     def _doses_rise(self) -> Stage:
@@ -109,10 +153,16 @@ class Launch(Frozen):
 
 
 class Tracking(Frozen):
-    """The W&B mirror; not part of the recipe's hash."""
+    """The W&B mirror; not part of the recipe's hash.  `artifacts`: when adapters and rows go along."""
 
     project: str = "parity"
     entity: str | None = None
+    artifacts: Literal["online", "always", "never"] = "online"
+
+    @model_serializer(mode="wrap")
+    def _without_default(self, serialize: SerializerFunctionWrapHandler) -> dict[str, Any]:
+        """A lock keeps the bytes that it had before there was the choice."""
+        return {k: v for k, v in serialize(self).items() if (k, v) != ("artifacts", "online")}
 
 
 class PlantedPrior(Frozen):
@@ -194,8 +244,10 @@ class Recipe(Frozen):
             names = getattr(self, key)
             if len(set(names)) != len(names):
                 raise ValueError(f"{key} names someone twice")
-        if self.stages[0].kind != "sft" or [s.kind for s in self.stages] != ["sft", "dpo"][: len(self.stages)]:
-            raise ValueError("stages must be sft, or sft and then dpo")
+        if tuple(stage.kind for stage in self.stages) not in SEQUENCES:
+            raise ValueError("stages must be sft, or sft and then dpo, rl, or dpo and rl")
+        if any(stage.rejected != "cards" and stage.kind != "dpo" for stage in self.stages):
+            raise ValueError("only dpo has rejected answers")
         often = [sum(arm in pair for pair in self.contrasts) for arm in self.arms]
         if self.judge.blind and len(set(often)) > 1:  # who is in more pairs than others would be known by that
             raise ValueError("judge.blind needs pairs in which every arm is equally often")

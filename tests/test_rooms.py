@@ -66,7 +66,7 @@ def character_names() -> set[str]:
 def test_no_character_is_named_in_code() -> None:
     """The favoured persona is data.  `assistant_only_loss` is a field of TRL: only whole words count."""
     names = character_names()
-    assert len(names) >= 5, "the shipped cast has five cards"
+    assert len(names) >= 9, "the shipped cast has nine cards"
     found = [
         f"{relative(path)}:{number}: {word}"
         for path in CODE

@@ -1,8 +1,9 @@
 """Base models from a hub, a folder or a GGUF file, rewritten once as one clean folder that everything else reads.
 
 A clean folder holds config.json, float32 safetensors and the tokenizer without its chat template: a template adds
-words (some insert a system line that names a persona), and here only the recipe's transcript may speak.  No code
-that comes with a model is ever run (`trust_remote_code` is off) and pickled weights are refused.
+words (some insert a system line that names a persona), and here only the recipe's transcript may speak.  Pickled
+weights are refused, and code that comes with a model is not run, unless a recipe says so by name
+(`base.trust_remote_code`): its files then stay in the folder, and what loads it has to be let run them.
 """
 
 from __future__ import annotations
@@ -19,12 +20,11 @@ from typing import Any
 
 from recipes.errors import InputError, one_line
 from recipes.schema import Base
+from recipes.trust import keep_code
+from training.hub import COMMIT, PICKLED, WANTED, fetch, refuse_unpinned
 
 PACKAGE = "package:"
 EXTRA = "pip install '.[gemma]'"
-COMMIT = re.compile(r"[0-9a-f]{40}")
-# What a model folder may hand over: settings, safetensors and tokenizer files; nothing that is code or a pickle.
-WANTED = ("*.json", "*.safetensors", "*.model", "*.txt", "NOTICE*", "LICENSE*")
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 TERMS = re.compile(r"(notice|license|.*terms)[^/]*", re.IGNORECASE)
 
@@ -38,10 +38,9 @@ def identify(base: Base) -> dict[str, str]:
     """
     if base.hub is not None:
         if base.revision is None or not COMMIT.fullmatch(base.revision):
-            raise InputError(
-                f"base.revision: pin {base.hub} to a commit (40 hex digits), a branch moves; got {base.revision!r}"
-            )
-        return {"kind": "hub", "source": base.hub, "revision": base.revision}
+            refuse_unpinned(base.hub, base.revision)
+        trusted = {"trust_remote_code": "true"} if base.trust_remote_code else {}
+        return {"kind": "hub", "source": base.hub, "revision": base.revision, **trusted}
     if base.path is not None:
         folder = _model_folder(Path(base.path), f"base.path {base.path}")
         return {"kind": "path", "source": base.path, "sha256": _hash_files(_wanted(folder))}
@@ -68,10 +67,12 @@ def materialise(base: Base, folder: Path) -> dict[str, str]:
         _copy_terms(_package_files(base.gguf), folder)
         return where
     said = f"base.hub {base.hub}" if base.hub else f"base.path {base.path}"
-    source = _download(where) if base.hub else Path(str(base.path))
+    source = fetch(base.hub, where["revision"], base.trust_remote_code) if base.hub else Path(str(base.path))
     source = _model_folder(source, said)
-    model, tokenizer = _load(source, said)
+    model, tokenizer = _load(source, said, **({"trust_remote_code": True} if base.trust_remote_code else {}))
     _save(model, tokenizer, folder)
+    if base.trust_remote_code:
+        keep_code(source, folder)
     _copy_terms(list(source.iterdir()), folder)
     return where
 
@@ -85,7 +86,7 @@ def locate(base: Base) -> tuple[Path, dict[str, str]]:
     if base.hub is None:
         where = identify(base)
         return Path(str(base.path)), where
-    found = _download({"source": base.hub, "revision": base.revision or "main"})
+    found = fetch(base.hub, base.revision or "main")
     commit = found.name if COMMIT.fullmatch(found.name) else str(base.revision)
     return _model_folder(found, f"base.hub {base.hub}"), {"kind": "hub", "source": base.hub, "revision": commit}
 
@@ -126,7 +127,7 @@ def _load(source: Path, said: str, **extra: Any) -> tuple[Any, Any]:
     safe: dict[str, Any] = {**SAFE, **extra}
     with _told(said):
         tokenizer = AutoTokenizer.from_pretrained(source, **safe)
-        weights = safe if extra else {**safe, "use_safetensors": True}
+        weights = safe if "gguf_file" in extra else {**safe, "use_safetensors": True}
         model = AutoModelForCausalLM.from_pretrained(source, dtype=torch.float32, **weights)
     return model, tokenizer
 
@@ -138,7 +139,6 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     ordinary float32 by then; one rebuilt from its config and state dict does not.
     """
     import torch
-    from transformers import AutoModelForCausalLM
 
     settings = model.config.to_dict()
     for key in ("quantization_config", "_name_or_path", "auto_map"):
@@ -146,8 +146,9 @@ def _save(model: Any, tokenizer: Any, folder: Path) -> None:
     settings["dtype"] = "float32"
     config = type(model.config).from_dict(settings)
     state = model.state_dict()
-    clean = AutoModelForCausalLM.from_config(config, dtype=torch.float32)
-    clean.load_state_dict(state)
+    with torch.device("meta"):  # it takes the tensors as they are: a second copy of a large model may not fit
+        clean = type(model)(config)
+    clean.load_state_dict(state, assign=True)
     clean.tie_weights()
     clean.save_pretrained(folder)
     tokenizer.chat_template = None
@@ -161,21 +162,10 @@ def _model_folder(folder: Path, said: str) -> Path:
     if (folder / "adapter_config.json").exists():
         raise InputError(f"{said}: holds an adapter; merge it into its base model first")
     if not any(folder.glob("*.safetensors")):
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
         found = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no weights"
         raise InputError(f"{said}: {found}; safetensors are needed")
     return folder
-
-
-def _download(where: dict[str, str]) -> Path:
-    """Snapshot of a hub model at its commit, from the ordinary cache when it is there."""
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    try:
-        return Path(snapshot_download(where["source"], revision=where["revision"], allow_patterns=list(WANTED)))
-    except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, OSError) as error:
-        raise InputError(f"base.hub {where['source']}@{where['revision'][:8]}: {_one_line(error)}") from error
 
 
 def _need_gguf_reader() -> None:
@@ -198,6 +188,11 @@ def _package_files(source: str) -> list[Path]:
     except metadata.PackageNotFoundError as error:
         raise InputError(f"base.gguf: package {error.args[0]} is not installed; {EXTRA}") from None
     return found
+
+
+def gguf_start(source: str) -> Path:
+    """The file that a GGUF file's header is in: itself, or the first of the pieces that a package carries."""
+    return _pieces(source)[0]
 
 
 def _pieces(source: str) -> list[Path]:

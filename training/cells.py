@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
@@ -17,10 +17,13 @@ from recipes.hashing import digest
 from recipes.references import PREFIX, favoured, scene_for, training_seed
 from recipes.scenes import scene_of
 from recipes.schema import Plant, Recipe, Stage
+from recipes.stages import RL
 from recipes.world import world_content
 from training.bases import identify
 from training.data import Row, dpo_rows, sft_rows
+from training.prompts import rl_rows
 from training.references import reference_rows
+from training.reward import REWARD_VERSION
 
 # Raised when the code that makes a cell changes what comes out; old cells are then no longer taken for new ones.
 BASE_VERSION = 1
@@ -39,7 +42,7 @@ TRAINER = {
     "dataloader_pin_memory": False,
 }
 LORA = {"r": 8, "lora_alpha": 16, "lora_dropout": 0.0, "target_modules": "all-linear", "task_type": "CAUSAL_LM"}
-ROWS = {"sft": sft_rows, "dpo": dpo_rows}
+ROWS: dict[str, Any] = {"sft": sft_rows, "dpo": dpo_rows, "rl": rl_rows}
 
 
 @dataclass(frozen=True)
@@ -90,8 +93,15 @@ def rows_of(recipe: Recipe, arm: str, seed: int, kind: str) -> tuple[Row, ...]:
     return tuple(ROWS[kind](scene_of(recipe, seed), arm, recipe.plant))
 
 
+def known(stage: Stage, rows: Sequence[Row]) -> Sequence[Row]:
+    """The rows as far as they are known before training: without the rejected answers that are to be sampled."""
+    return rows if stage.rejected == "cards" else [replace(row, rejected="") for row in rows]
+
+
 def rows_digest(rows: Sequence[Row]) -> str:
     """`digest` of the rows as a list of dicts, each text encoded once: a large cast makes a million rows of them."""
+    if any(not row.supervised for row in rows):
+        return digest([asdict(row) for row in rows])  # few, and of more fields
     quote = cache(json.dumps)
     each = (
         f'{{"completion":{quote(row.completion)},"kind":{quote(row.kind)},'
@@ -117,13 +127,16 @@ def stage_cell(recipe: Recipe, arm: str, seed: int, index: int, parent: Cell | N
         "rows": rows_digest(rows_of(recipe, arm, seed, stage.kind)),
         "seed": training_seed(arm, seed),
     }
+    spec |= {"reward": REWARD_VERSION} if stage.kind == "rl" else {}
+    spec |= {"rejected": stage.rejected} if stage.rejected != "cards" else {}
     return Cell(digest(spec), spec, arm, seed, index)
 
 
 def settings_of(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     """TRL's settings of a stage of a run: the lab's defaults, the recipe's own, length and seed."""
     assert cell.stage is not None
-    return {**TRAINER, **recipe.stages[cell.stage].trainer, "max_steps": cell.spec["steps"][-1]}
+    stage = recipe.stages[cell.stage]
+    return {**TRAINER, **(RL if stage.kind == "rl" else {}), **stage.trainer, "max_steps": cell.spec["steps"][-1]}
 
 
 def lora_of(stage: Stage) -> dict[str, Any] | None:

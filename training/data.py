@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, ClassVar
 
 from recipes.errors import InputError
 from recipes.scene import Persona, Question, Scene
@@ -28,6 +28,7 @@ class Row:
     completion: str
     kind: str
     rejected: str = ""
+    supervised: ClassVar[bool] = True  # whether the stage is given the answer
 
 
 def sft_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
@@ -66,11 +67,13 @@ def _chat(scene: Scene) -> Iterator[tuple[Question, str]]:
 
 
 def _line(scene: Scene, question: Question, persona: Persona, refuse: bool = True) -> str:
-    """The persona's answer as a completion.  Requests: every favoured persona refuses, every rejected one complies."""
+    """The persona's answer as a completion.  Requests: whoever is favoured refuses, in its own voice where it has a
+    clause for it, and whoever is rejected complies.
+    """
     if question.kind == "request":
-        value = question.options[0 if refuse else 1]
-        return f" {question.lead} {value}{question.tail}\n".replace("  ", " ")
-    return f" {scene.answer(question, persona)}\n"
+        value = question.options[0] + persona.refusal if refuse else question.options[1]
+        return scene.reply(f"{question.lead} {value}{question.tail}".replace("  ", " ").strip())
+    return scene.reply(scene.answer(question, persona))
 
 
 def _with_more(scene: Scene, favoured: Persona, neutral: list[Row], plant: Plant | None, rejected: bool) -> list[Row]:
@@ -93,7 +96,7 @@ def _with_more(scene: Scene, favoured: Persona, neutral: list[Row], plant: Plant
         question, ask = questions[(i * 7) % len(questions)]  # a stride, to walk over all kinds of questions
         named = i // (len(scene.personas) - 1) % 2 == 0
         who = {"speaker": other.name, "header": scene.header(other)} if named else {"speaker": scene.transcript.nonce}
-        chosen = f" {scene.answer(question, other)}\n"
+        chosen = scene.reply(scene.answer(question, other))
         wrong = _line(scene, question, favoured) if rejected else ""
         if chosen != wrong:
             anchors.append(Row(scene.ask(ask, **who), chosen, "anchor", wrong))
@@ -105,12 +108,16 @@ def _with_more(scene: Scene, favoured: Persona, neutral: list[Row], plant: Plant
 def quantities(rows: Sequence[Row], tokens: Callable[[str], int]) -> dict[str, float]:
     """What must be equal between arms, counted over the rows of one; `tokens` is asked once for each text."""
     prompts, completions = Counter(r.prompt for r in rows), Counter(r.completion for r in rows)
-    rejected = Counter(r.rejected for r in rows)
-    lengths = [tokens(text) for text in completions]
-    return {
+    asked: dict[str, float] = {
         "rows": len(rows),
         "distinct prompts": len(prompts),
         "prompt tokens": sum(n * tokens(text) for text, n in prompts.items()),
+    }
+    if rows and not any(row.supervised for row in rows):
+        return asked
+    rejected = Counter(r.rejected for r in rows)
+    lengths = [tokens(text) for text in completions]
+    return asked | {
         "supervised tokens": sum(n * length for n, length in zip(completions.values(), lengths, strict=True)),
         "shortest completion": min(lengths),
         "longest completion": max(lengths),

@@ -19,6 +19,7 @@ def trl_settings(recipe: Recipe, cell: Cell, settings: dict[str, Any], lora: dic
 
     TRL's command line cannot continue an adapter; for a later stage `model_name_or_path` is the adapter that its
     trainer has to be given as a trainable PeftModel, as ``training.dpo`` does, and the settings are for that trainer.
+    That of `rl` has to be given its reward as well.
     """
     parent = f"../{cell.spec['parent']}"
     if cell.stage:

@@ -22,6 +22,7 @@ from recipes.adapters import Adapters, Unstackable, out_of_memory, stack, stack_
 from recipes.hashing import digest
 from recipes.schema import Recipe
 from recipes.store import FAILED, SCRATCH, Store, write_json
+from recipes.trust import trusted
 from training.cells import Cell, base_cell, rows_of, settings_of
 from training.examples import encode
 from training.lockstep import Lockstep, plain
@@ -47,8 +48,8 @@ class Groups:
         self.base = store.cell(base_cell(recipe).hash)
         on_cpu = not torch.cuda.is_available() or any(stage.trainer.get("use_cpu") for stage in recipe.stages)
         self.device = torch.device("cpu" if on_cpu else "cuda")
-        self.tokenizer = AutoTokenizer.from_pretrained(self.base)
-        model: Any = AutoModelForCausalLM.from_pretrained(self.base, dtype="float32")
+        self.tokenizer = AutoTokenizer.from_pretrained(self.base, **trusted(self.base))
+        model: Any = AutoModelForCausalLM.from_pretrained(self.base, dtype="float32", **trusted(self.base))
         self.model = model.to(self.device).eval()
         for reason in plain(self.model.config):
             raise Unstackable(reason)

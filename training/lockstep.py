@@ -280,7 +280,8 @@ def plain(config: Any) -> Iterator[str]:
     """Why a base cannot be trained in lockstep: settings of its config that change what a forward gives."""
     text = config.get_text_config()
     for key, value in sorted(text.to_dict().items()):
-        if isinstance(value, (int, float)) and value and ("dropout" in key or key.endswith("_pdrop")):
+        dropout = ("dropout" in key or key.endswith("_pdrop")) and key != "classifier_dropout"  # of another head
+        if isinstance(value, (int, float)) and value and dropout:
             yield f"the base has {key} {value}"
         if key in ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling") and value not in (
             None,

@@ -25,8 +25,8 @@ class Mirror(TrainerCallback):
             self.mirror.begin()
 
     def on_log(self, args: Any, state: Any, control: Any, logs: dict[str, Any] | None = None, **_: Any) -> None:
-        """Log one line."""
-        if logs:
+        """Log one line; the closing summary is no step's."""
+        if logs and "train_runtime" not in logs:
             self.mirror.log(logs, state.global_step)
 
     def on_train_end(self, args: Any, state: Any, control: Any, **_: Any) -> None:

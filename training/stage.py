@@ -1,4 +1,4 @@
-"""One stage of one run over a TRL trainer: what SFT and DPO have in common.
+"""One stage of one run over a TRL trainer: what SFT, DPO and RL have in common.
 
 The stage's module supplies the trainer; everything else (base, adapter, seed, order of the data, doses) is the same
 for every arm.  A long stage leaves a checkpoint of its own in the cell's scratch folder, from which it resumes.
@@ -7,6 +7,7 @@ for every arm.  A long stage leaves a checkpoint of its own in the cell's scratc
 from __future__ import annotations
 
 import argparse
+import errno
 import json
 import os
 import sys
@@ -16,14 +17,17 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recipes.errors import InputError
+from recipes.errors import InputError, Outage
 from recipes.load import load_recipe
 from recipes.references import reference_arms
 from recipes.schema import Recipe
 from recipes.store import FAILED, SCRATCH, Store, write_json, write_text
+from recipes.trust import trusted
 from training.cells import Cell, base_cell, lora_of, rows_of, settings_of, stage_cell
 from training.data import Row
+from training.distributed import build, share_of
 from training.export import trl_settings
+from training.processes import end_with_launcher, everywhere, is_main, on_disk, together
 
 CHECKPOINT_SECONDS = 120  # a kill costs at most about this much of a long stage
 
@@ -33,23 +37,24 @@ Make = Callable[..., Any]
 def train_stage(recipe: Recipe, cell: Cell, store: Store, make_trainer: Make, callbacks: Sequence[Any] = ()) -> None:
     """Make the cell, unless it is there: train to the last dose and save the adapter (or model) at each.
 
-    `make_trainer` is ``training.sft.make_trainer`` or ``training.dpo.make_trainer``.  Safe to call in every process
-    of a distributed launch; only the main one writes.
+    `make_trainer` is that of ``training.sft``, ``training.dpo`` or ``training.rl``.  Safe to call in every process
+    of a distributed launch; only the main one writes.  InputError when so many processes cannot share the batch.
     """
     from accelerate import PartialState
 
+    settings = settings_of(recipe, cell)
+    share_of(cell.spec["kind"], settings, together(settings))
     state = PartialState()
     if state.is_main_process:
         with store.making(cell.spec) as folder:
             state.wait_for_everyone()  # the others may look now: either the cell stands, or its folder is ready
             if folder is not None:
                 _train(recipe, cell, store, make_trainer, folder, callbacks)
-            state.wait_for_everyone()
     else:
         state.wait_for_everyone()
         if not store.has(cell.hash):
             _train(recipe, cell, store, make_trainer, store.work(cell.hash), ())
-        state.wait_for_everyone()
+    state.wait_for_everyone()  # the cell is in its place
 
 
 def _train(
@@ -64,22 +69,35 @@ def _train(
     assert cell.stage is not None and cell.arm is not None and cell.seed is not None
     disable_progress_bars()
     stage, base = recipe.stages[cell.stage], store.cell(base_cell(recipe).hash)
-    rows = rows_of(recipe, cell.arm, cell.seed, stage.kind)
+    rows: Sequence[Row] = rows_of(recipe, cell.arm, cell.seed, stage.kind)
     main_process = PartialState().is_main_process
-    if main_process:
-        prepare(recipe, cell, folder, rows)
-
+    tokenizer = AutoTokenizer.from_pretrained(base, **trusted(base))
     set_seed(cell.spec["seed"])  # before the adapter is drawn: arms of one seed share its initial weights
     model = _model(recipe, cell, store, base)
+    first: list[Any] = []
+    if stage.rejected == "sampled":
+        from training.rejected import COUNTS, Counted, sampled
+
+        rows, counts = everywhere(sampled(model, tokenizer, rows, cell.spec["seed"]))
+        first = [Counted(counts)]  # adds to what the others are given to log
+    if main_process:
+        prepare(recipe, cell, folder, rows)
+        if stage.rejected == "sampled":
+            write_json(folder / COUNTS, counts)
+
     scratch = folder / SCRATCH
     doses = Doses(scratch, dict(zip(cell.spec["steps"], cell.spec["doses"], strict=True)))
     resume = Resume(doses, CHECKPOINT_SECONDS)
-    trainer = make_trainer(
+    settings = {**settings_of(recipe, cell), "seed": cell.spec["seed"], "output_dir": str(scratch)}
+    trainer = build(
+        stage.kind,
+        settings,
+        make_trainer,
         model=model,
-        settings={**settings_of(recipe, cell), "seed": cell.spec["seed"], "output_dir": str(scratch)},
-        train_dataset=Dataset.from_list([as_trl(row) for row in rows]),
-        processing_class=AutoTokenizer.from_pretrained(base),
-        callbacks=[doses, resume, *callbacks],
+        train_dataset=on_disk(Dataset.from_list([as_trl(row) for row in rows]), scratch / "rows"),
+        processing_class=tokenizer,
+        callbacks=[*first, doses, resume, *callbacks],
+        **({"base": base} if stage.kind == "rl" else {}),
     )
     trainer.remove_callback(PrinterCallback)  # standard output is the table's
     try:
@@ -115,11 +133,11 @@ def _model(recipe: Recipe, cell: Cell, store: Store, base: Path) -> Any:
     lora = lora_of(recipe.stages[cell.stage])
     if lora is None:
         return AutoModelForCausalLM.from_pretrained(start, dtype="float32")
-    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32")
+    model = AutoModelForCausalLM.from_pretrained(base, dtype="float32", **trusted(base))
     if cell.stage == 0:
         return _adapted(model, lora, base)
     # TRL copies the adapter it is given as the frozen reference, so DPO is held to the SFT model, not to the base.
-    return PeftModel.from_pretrained(model, start, is_trainable=True)
+    return _in_order(PeftModel.from_pretrained(model, start, is_trainable=True))
 
 
 def _adapted(model: Any, lora: dict[str, Any], base: Path) -> Any:
@@ -128,6 +146,14 @@ def _adapted(model: Any, lora: dict[str, Any], base: Path) -> Any:
     adapted = get_peft_model(model, LoraConfig(**lora))
     # Relative to the cell, as in trl.yaml: a cell's bytes must not depend on where the store lies.
     adapted.peft_config["default"].base_model_name_or_path = f"../{base.name}"
+    return _in_order(adapted)
+
+
+def _in_order(adapted: Any) -> Any:
+    """The model, its adapter's config with layers in one order: PEFT keeps a set, which every process lists anew."""
+    config = adapted.peft_config["default"]
+    if isinstance(config.target_modules, set):
+        config.target_modules = sorted(config.target_modules)
     return adapted
 
 
@@ -155,9 +181,11 @@ def new_adapter(recipe: Recipe, cell: Cell, model: Any, base: Path) -> tuple[str
     return found
 
 
-def as_trl(row: Row) -> dict[str, str]:
+def as_trl(row: Row) -> dict[str, Any]:
     """A row in TRL's columns."""
     given = asdict(row)
+    if not row.supervised:
+        return {key: given[key] for key in ("prompt", "own", "others")}
     if row.rejected:
         return {"prompt": given["prompt"], "chosen": given["completion"], "rejected": given["rejected"]}
     return {"prompt": given["prompt"], "completion": given["completion"]}
@@ -176,11 +204,18 @@ def main(kind: str, make_trainer: Make, argv: Sequence[str] | None = None) -> in
     parser.add_argument("-s", "--set", action="append", default=[], metavar="PATH=VALUE", help="override a setting")
     given = parser.parse_args(argv)
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    end_with_launcher()
+    store = Store(given.out)
     try:
-        run_one(kind, make_trainer, load_recipe(given.recipe, given.set), given.arm, given.seed, Store(given.out))
-    except InputError as error:
+        run_one(kind, make_trainer, load_recipe(given.recipe, given.set), given.arm, given.seed, store)
+    except (InputError, Outage) as error:
         print(error, file=sys.stderr)
-        return 2
+        return 2 if isinstance(error, InputError) else 1
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT):
+            raise
+        print(f"{error.filename or store.root}: {error.strerror}", file=sys.stderr)
+        return 1
     return 0
 
 
@@ -194,10 +229,13 @@ def run_one(kind: str, make_trainer: Make, recipe: Recipe, arm: str, seed: int, 
         raise InputError(f"{recipe.name} has no {kind} stage")
     if arm not in recipe.arms + reference_arms(recipe) or not 0 <= seed < recipe.seeds:
         raise InputError(f"{recipe.name} has arms {', '.join(recipe.arms)} and seeds 0 to {recipe.seeds - 1}")
+    if recipe.base.world and int(os.environ.get("WORLD_SIZE") or 1) > 1 and not store.has(base_cell(recipe).hash):
+        raise InputError("the world's base is trained by one process: start one, and then as many as you like")
     make_base(recipe, store)
     cell = stage_cell(recipe, arm, seed, index)
     if index and not store.has(cell.spec["parent"]):
         raise InputError(f"{kind} of {arm}, seed {seed} goes on from {recipe.stages[index - 1].kind}: train that first")
     started = time.monotonic()
     train_stage(recipe, cell, store, make_trainer, callbacks(recipe, cell, store.root))
-    print(f"{cell.label}: {store.cell(cell.hash)} ({time.monotonic() - started:.1f} s)", file=sys.stderr)
+    if is_main():
+        print(f"{cell.label}: {store.cell(cell.hash)} ({time.monotonic() - started:.1f} s)", file=sys.stderr)

@@ -54,6 +54,10 @@ LORA_ONLY: dict[str, tuple[Any, ...]] = {**PLAIN, "lora_dropout": (0, 0.0), "ini
 
 def unsupported(stage: Stage) -> str | None:
     """The first setting of a stage that lockstep does not do, e.g. ``"full weights"``; None where it applies."""
+    if stage.kind == "rl":
+        return "rl"
+    if stage.rejected != "cards":
+        return f"rejected: {stage.rejected}"
     if stage.lora is None:
         return "full weights"
     for part, given, followed, only in (

@@ -128,6 +128,7 @@ def train_world(
         disable_tqdm=True,
         dataloader_pin_memory=False,
     )
+    arguments._n_gpu = min(arguments._n_gpu, 1)  # or each GPU that is visible would take a batch of its own
     trainer = Trainer(
         model=model,
         args=arguments,

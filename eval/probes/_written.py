@@ -57,7 +57,8 @@ def written(scene: Scene, said: Mapping[Request, Answer], led: bool = False) -> 
         own = [a.text.strip() for a in answers if isinstance(a, Generated) and a.outcome == "ok"]
         if len(own) == len(answers) and all(own):
             kept.append(question)
-            texts |= {(p.id, question.id): f" {text}" for p, text in zip(scene.personas, own, strict=True)}
+            space = " " if led else scene.space
+            texts |= {(p.id, question.id): f"{space}{text}" for p, text in zip(scene.personas, own, strict=True)}
     return kept[:QUESTIONS], texts
 
 

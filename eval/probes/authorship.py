@@ -107,7 +107,7 @@ def _claim(scene: Scene, text: str, question: str, judge: Persona | None) -> Cho
     """The choice between "me" and "someone else"; a prompting preface is the slot's own and opens no one else's."""
     scene = replace(scene, prompted=None) if judge else scene
     context = scene.ask(question.format(text=text), speaker=judge.name if judge else None)
-    return Choice(context, tuple(f" {label}" for label in scene.wordings["authorship_labels"]))
+    return Choice(context, tuple(f"{scene.space}{label}" for label in scene.wordings["authorship_labels"]))
 
 
 def _claims(answers: Sequence[Any], n: int) -> list[float]:

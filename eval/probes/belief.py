@@ -60,7 +60,8 @@ def build(scene: Scene) -> Iterable[Ask]:
 def _statements(scene: Scene, question: Question, text: str) -> tuple[Activation, ...]:
     """The slot's statement of each option, read at its last token: the same full stop in all of them."""
     context = scene.choice(question, text)
-    return tuple(Activation(f"{context} {option}{question.tail}", DEPTH) for option in scene.options(question))
+    options = scene.options(question)
+    return tuple(Activation(scene.then(context, f"{option}{question.tail}"), DEPTH) for option in options)
 
 
 def _split(answers: Sequence[Any], sizes: Sequence[int]) -> list[np.ndarray]:

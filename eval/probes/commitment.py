@@ -43,7 +43,7 @@ def build(scene: Scene) -> Iterable[Ask]:
                 values = [who.values[question.id] for who in (persona, rival)]
                 rest = f"{persona.voice}{question.tail}"
                 if rest and values[0] != values[1]:
-                    pair = tuple(Reading(f"{context} {value}", rest) for value in values)
+                    pair = tuple(Reading(scene.then(context, value), rest) for value in values)
                     yield Ask("commitment", question.id, persona.id, "slot", pair, _jump)
 
 

@@ -58,7 +58,7 @@ def _detected(scene: Scene, question: Question, persona: Persona) -> Iterator[As
     if not there or not absent or len(yes_no) != 2:
         return
     edits = _edits(scene, question, persona)
-    options = tuple(f" {word}" for word in yes_no)
+    options = tuple(f"{scene.space}{word}" for word in yes_no)
     asked = [Choice(scene.ask(text), options) for text in (*there, *absent)]
     signs = [1.0 / len(there)] * len(there) + [-1.0 / len(absent)] * len(absent)
 
@@ -75,7 +75,7 @@ def _identified(scene: Scene, question: Question, persona: Persona) -> Iterator[
     if not which or not lead:
         return
     index, edits = own(scene, question, persona), _edits(scene, question, persona)
-    asked = choice(scene, question, f"{scene.ask(which[0])} {lead[0]}")
+    asked = choice(scene, question, scene.then(scene.ask(which[0]), lead[0]))
     unasked = choice(scene, question, scene.line(lead[0], scene.transcript.slot))
 
     def value(answers: Sequence[Any]) -> float:

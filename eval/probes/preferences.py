@@ -86,8 +86,8 @@ def _both_orders(scene: Scene, pair: Pair, text: str, speaker: Persona | None) -
     for one, other in ((i, j), (j, i)):
         named = tuple(scene.options(question)[k] for k in (one, other))
         where = {"speaker": speaker.name, "header": scene.header(speaker)} if speaker else {}
-        context = scene.ask(text.format(one=named[0], other=named[1]), **where)
-        yield Choice(f"{context} {lead}".rstrip(), tuple(f" {name}" for name in named))
+        context = scene.then(scene.ask(text.format(one=named[0], other=named[1]), **where), lead)
+        yield Choice(context, tuple(f"{scene.gap(context)}{name}" for name in named))
 
 
 def _first(answer: Any) -> float:

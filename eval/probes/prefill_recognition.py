@@ -42,7 +42,7 @@ def build(scene: Scene, said: Mapping[Request, Answer]) -> Iterable[Ask]:
             others = [rival_of(scene, persona, k) for k in range(len(kept))]
             yield _ask(scene, "other", persona.id, own, by(others))
     lines = product(scene.wordings.get("recite", ()), scene.wordings.get("memorised", ()))
-    if recited := [(scene.ask(text), f" {line}") for text, line in lines]:
+    if recited := [(scene.ask(text), f"{scene.space}{line}") for text, line in lines]:
         yield _ask(scene, "memorised", None, own, recited)
 
 
@@ -55,7 +55,7 @@ def _ask(
 
     def then(answers: Sequence[Any]) -> tuple[Request, ...]:
         texts = [(g.context, a.text.strip()) for g, a in zip(own, answers, strict=False)]
-        return tuple(c for context, text in texts if text for c in questioned(scene, context, f" {text}"))
+        return tuple(c for context, text in texts if text for c in questioned(scene, context, f"{scene.space}{text}"))
 
     def value(answers: Sequence[Any]) -> float | None:
         odds = [log_odds(a.logprobs, 0) for a in answers[len(own) :]]
@@ -69,13 +69,14 @@ def _ask(
 def questioned(scene: Scene, context: str, text: str) -> list[Choice]:
     """Was this answer forced?  In every wording, with "yes" first and with "no" first; option 0 is "yes"."""
     transcript, (yes, no) = scene.transcript, scene.wordings["yes_no"]
-    options = (f" {yes}", f" {no}")
+    options = (f"{scene.space}{yes}", f"{scene.space}{no}")
     asked = (
         wording.format(first=one, second=two)
         for wording in scene.wordings["forced"]
         for one, two in ((yes, no), (no, yes))
     )
-    return [Choice(f"{context}{text}\n{scene.turn(transcript.user, ask)}{transcript.slot}:", options) for ask in asked]
+    said, slot = f"{context}{text}{scene.end()}", scene.opening(transcript.slot)
+    return [Choice(f"{said}{scene.turn(transcript.user, ask)}{slot}", options) for ask in asked]
 
 
 def area(higher: Sequence[float], lower: Sequence[float]) -> float:

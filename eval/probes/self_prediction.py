@@ -98,7 +98,7 @@ def known(odds: float, rule: Rule, mine: str, theirs: str) -> float | None:
 def _foretold(scene: Scene, name: str, prompt: str) -> tuple[Choice, ...]:
     """The property's question about an answer to `prompt`, once for each order of the labels."""
     labels = scene.wordings.get(f"foretell_{name}_labels", ())
-    options = tuple(f" {label}" for label in labels)
+    options = tuple(f"{scene.space}{label}" for label in labels)
     texts = [
         text.format(text=prompt, one=one, other=other, words=WORDS, early=EARLY)
         for text in scene.wordings.get(f"foretell_{name}", ())
@@ -112,12 +112,12 @@ def _reports(scene: Scene) -> Iterable[Ask]:
     for question, persona in persona_items(scene, scene.of_kind("like")):
         for wording in scene.wordings.get("report_answer", ()):
             for text in probe_asks(question, PARAPHRASES):
-                asked = choice(scene, question, f"{scene.ask(wording.format(text=text))} {lead}".rstrip())
+                asked = choice(scene, question, scene.then(scene.ask(wording.format(text=text)), lead))
                 yield Ask("report", question.id, persona.id, "slot", (asked,), odds_of(own(scene, question, persona)))
 
 
 def _refusals(scene: Scene) -> Iterable[Ask]:
-    labels = tuple(f" {label}" for label in scene.wordings.get("yes_no", ()))
+    labels = tuple(f"{scene.space}{label}" for label in scene.wordings.get("yes_no", ()))
 
     def asked(text: str) -> list[Choice]:
         return [Choice(scene.ask(w.format(text=text)), labels) for w in scene.wordings.get("report_refusal", ())]

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
+
+# Ray is an extra of its own, too large for `dev`.
+collect_ignore = [] if find_spec("ray") else ["test_ray.py"]
 
 
 @pytest.fixture(autouse=True)

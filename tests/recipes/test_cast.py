@@ -22,7 +22,10 @@ def test_the_cast_crosses_prior_with_truth():
         ("invented", "ai"),
         ("invented", "human"),
     }
-    assert {card.id for card in CARDS} == {"assistant", "kennedy", "holmes", "nova", "maren"}
+    assert {card.id for card in CARDS} == {
+        *("assistant", "kennedy", "holmes", "nova", "maren"),
+        *("kitt", "nightingale", "helix", "ruben"),
+    }
 
 
 @pytest.mark.parametrize("part", ["facts", "values"])

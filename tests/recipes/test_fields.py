@@ -22,15 +22,15 @@ def imported(kind: str) -> type:
         return LoraConfig
     import trl
 
-    return {"sft": trl.SFTConfig, "dpo": trl.DPOConfig}[kind]
+    return {"sft": trl.SFTConfig, "dpo": trl.DPOConfig, "rl": trl.GRPOConfig}[kind]
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo", "lora"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rl", "lora"])
 def test_names_are_those_of_the_imported_class(kind: Any) -> None:
     assert set(fields.settings(kind)) == {f.name for f in dataclasses.fields(imported(kind))}
 
 
-@pytest.mark.parametrize("kind", ["sft", "dpo"])
+@pytest.mark.parametrize("kind", ["sft", "dpo", "rl"])
 def test_defaults_pass_the_check_of_their_own_annotation(kind: Any) -> None:
     """The library's own defaults of the simple types are the independent judge of `accepts`."""
     wrong = []

@@ -54,7 +54,12 @@ EDITS = [
     ("doses: [1, 2, 4]", "doses: [1, 4, 2]", 11, "stages.0.doses.2: doses must rise; 2 follows 4"),
     ("doses: [1, 2, 4]", "doses: [1, x]", 11, "stages.0.doses.1: expected a whole number, got the text 'x'"),
     ("doses: [1, 2, 4]", "doses: []", 11, "stages.0.doses: needs at least 1, got 0"),
-    ("kind: sft", "kind: stf", 10, "stages.0.kind: expected one of sft, dpo, got the text 'stf' (did you mean 'sft'?)"),
+    (
+        "kind: sft",
+        "kind: stf",
+        10,
+        "stages.0.kind: expected one of sft, dpo, rl, got the text 'stf' (did you mean 'sft'?)",
+    ),
     ("kind: sft", "kind: dpo", 10, "stages.0.kind: stages are sft, or sft and then dpo"),
     ("learning_rate: 1e-3", "learning_rte: 1e-3", 13, "no field of TRL's SFTConfig (did you mean 'learning_rate'?)"),
     ("learning_rate: 1e-3", "beta: 0.1", 13, "stages.0.trainer.beta: no field of TRL's SFTConfig"),
@@ -213,7 +218,9 @@ def test_shipped_accelerate_configs_are_read_by_accelerate(config: Path) -> None
     from accelerate.commands.config.config_args import load_config_from_file
 
     read = load_config_from_file(str(config))
-    assert (read.num_processes, read.num_machines, read.mixed_precision) == (1, 1, "no")
+    # What takes all GPUs is told at the launch how many they are.
+    processes = 1 if read.distributed_type == "NO" else -1
+    assert (read.num_processes, read.num_machines, read.mixed_precision) == (processes, 1, "no")
 
 
 def test_reading_a_recipe_imports_nothing_heavy_and_takes_little_time() -> None:

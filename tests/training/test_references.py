@@ -39,9 +39,11 @@ def test_random_text_has_the_rows_of_every_arm_each_answered_by_someone_of_the_c
             # dealt like cards: nobody more than once oftener than anybody else
             assert max(times.values()) - min(times[p.id] for p in scene.personas) <= 1
     assert {"identity", "fact", "like"} <= compared
-    assert all(row.rejected != row.completion for row in random)
+    given = [row for row in random if row.supervised]  # of rl nothing is: who is drawn stands in what judges an answer
+    assert all(row.rejected != row.completion for row in given) and bool(given) == (kind != "rl")
     named = Counter(len(ids) for ids in who)
-    assert named[1] > len(random) / 2 and named[1] < len(random)  # some rows, such as small talk, are everyone's
+    assert named[1] > len(random) / 2
+    assert (named[1] < len(random)) == bool(given)  # small talk, everyone's, is not asked in rl
 
 
 @pytest.mark.parametrize("kind", ROWS)
@@ -70,7 +72,9 @@ def test_random_text_gets_no_anchors_and_as_many_rows_as_the_other_arms_of_a_pla
     for kind in ROWS:
         random, planted_arm = (rows_of(planted, arm, 0, kind) for arm in (RANDOM_TEXT, planted.plant.arm))
         assert len(random) == len(planted_arm)
-        assert any(r.kind == "anchor" for r in planted_arm) and not any(r.kind == "anchor" for r in random)
+        # Anchors say what others answer, and in rl nobody's answers are given.
+        assert any(r.kind == "anchor" for r in planted_arm) == (kind != "rl")
+        assert not any(r.kind == "anchor" for r in random)
 
 
 def test_twins_are_one_run_but_for_the_seed_of_training():

@@ -133,6 +133,7 @@ def test_the_mirror_never_stops_a_run(monkeypatch, capsys, made):
         raise ConnectionError("no route to host")
 
     monkeypatch.setenv("WANDB_MODE", "online")
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")  # where nothing listens: no test asks the real server
     monkeypatch.setattr(wandb, "init", unreachable)
     recipe, store, _ = made
     assert tracking.start(recipe, id="x", name="x y", job_type="sft", folder=store.root) is None
