@@ -221,31 +221,6 @@ def test_trl_under_accelerate_makes_the_cell_that_lockstep_made(done, tmp_path):
             assert line[name] == pytest.approx(ours[name], abs=1e-5), name
 
 
-def test_two_processes_train_the_cell_together(done, tmp_path):
-    """`accelerate launch` starts one process on a CPU machine whatever it is told, so torchrun does."""
-    folder = copy(done[0], tmp_path)
-    cells = folder / "out" / "cells"
-    for path in cells.glob("*/manifest.json"):
-        if json.loads(path.read_text())["spec"]["kind"] == "sft":
-            shutil.rmtree(path.parent)
-    script = tmp_path / "stage.py"
-    script.write_text(
-        "import sys\nfrom accelerate import PartialState\nfrom training.sft import make_trainer\n"
-        "from training.stage import main\n"
-        "assert PartialState(cpu=True).num_processes == 2\n"
-        "sys.exit(main('sft', make_trainer, sys.argv[1:]))\n"
-    )
-    environment = {**os.environ, "WANDB_MODE": "disabled", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
-    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
-    command += [str(script), "--recipe", str(folder / "micro.yaml"), "--arm", "assistant", "--seed", "0"]
-    command += ["--out", str(folder / "out")]
-    finished = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert finished.returncode == 0, finished.stderr[-3000:]
-    made = [p for p in cells.glob("*/manifest.json") if json.loads(p.read_text())["spec"]["kind"] == "sft"]
-    assert len(made) == 1
-    assert sorted(p.name for p in made[0].parent.glob("dose-*")) == ["dose-1", "dose-2", "dose-4"]
-
-
 def test_a_bad_recipe_makes_nothing(tmp_path):
     recipe = write_recipe(tmp_path, RECIPE.replace("doses: [1, 2, 4]", "doses: [4, 2, 1]"))
     finished = parity("run", recipe, "--out", tmp_path / "out")
