@@ -35,6 +35,10 @@ def _all(result: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any], bo
                 if seeds == most:
                     hit = row["verdicts"]["symmetric"]
                     yield f"{where}: symmetric in {FOUND:g} at least", hit, _at(hit, FOUND)
+    if looks := result.get("looks"):
+        hit, at = looks["rejects"], ", ".join(map(str, looks["planned"]))
+        what = f"null, looks at {at} seeds: some primary contrast significant at any of them in at most {alpha:g}"
+        yield what, hit, _may(hit, alpha)
     for row in result.get("power") or []:
         where = f"{row['probe']}, delta of {row['margins']:g} margins, {row['seeds']} seeds"
         if row["margins"] >= 1:

@@ -14,7 +14,7 @@ from eval.lock import ANALYSIS_VERSION, code_commit
 from eval.probes import select
 from eval.sources import JUDGING, source_hash
 from parity import workers
-from parity.calibrate import figures
+from parity.calibrate import figures, planned
 from parity.calibrate.batch import make_rows, stands
 from parity.calibrate.checks import checks
 from parity.calibrate.conditions import (
@@ -174,6 +174,7 @@ def _result(options: Options, recipe: Recipe, wanted: Sequence[Condition]) -> di
             if "null" in options.parts:
                 result["null"] = figures.null(of, recipe.judge.alpha)
                 result["power"] = _power(options, condition, result["variances"])
+                result["looks"] = _looks(options, condition)
             if "coverage" in options.parts:
                 result["coverage"] = figures.coverage(of, design)
         if "planted" in condition.parts:
@@ -190,6 +191,13 @@ def _power(options: Options, condition: Condition, known: Sequence[dict[str, Any
     shifts = [Shift(times, figures.shifts_of(known, design, times)) for times in MARGINS]
     _each(options, "known differences", look_shifted, batches, len(batches), options.root, shifts, fewest=FEWEST)
     return figures.power([said_of(batch, options.root) for batch in batches], design)
+
+
+def _looks(options: Options, condition: Condition) -> dict[str, Any]:
+    """What the judge says of the null where it is asked at several numbers of seeds under a plan."""
+    batches = condition.batches
+    _each(options, "planned looks", planned.look_planned, batches, len(batches), options.root, fewest=FEWEST)
+    return planned.figures([planned.said_of(batch, options.root) for batch in batches], batches[0].design().spending)
 
 
 def write(folder: Path, result: dict[str, Any]) -> None:

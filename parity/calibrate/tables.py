@@ -50,6 +50,20 @@ def tables(result: Mapping[str, Any]) -> Iterator[Table]:
                 for n, of in null.items() for row in of["rows"]
             ],
         )  # fmt: skip
+    if looks := result.get("looks"):
+        yield Table(
+            "Where nothing differs: looks under a plan",
+            f"Some primary contrast significant, with alpha spent over the looks ({looks['spending']}), and where each "
+            f"look is read at {alpha}.  Symmetric: said of the whole experiment.",
+            ("look", "at the plan's level", f"at {alpha}", "broken", "symmetric"),
+            [
+                *(
+                    (f"{of['seeds']} seeds", told(of["rejects"]), "", "", told(of["symmetric"]))
+                    for of in looks["by_look"]
+                ),
+                ("any", told(looks["rejects"]), told(looks["at_alpha"]), told(looks["broken"]), ""),
+            ],
+        )
     if power := result.get("power"):
         yield Table(
             "Differences of known size",

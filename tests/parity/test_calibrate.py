@@ -110,6 +110,11 @@ def test_the_result_has_every_part_and_counts_halves_as_experiments(done):
     assert result["probes"] == {"default_identity": 1, "selection": 1, "leakage": 2}
     for of in result["null"].values():
         assert sum(hit["count"] for hit in of["verdicts"].values()) == of["experiments"]
+    looks = result["looks"]
+    assert looks["planned"] == [2, 3, 4] and [look["rejects"]["of"] for look in looks["by_look"]] == [2, 2, 2]
+    assert max(look["rejects"]["count"] for look in looks["by_look"]) <= looks["rejects"]["count"]
+    # A plan spends less than alpha at its last look, where most of alpha has been spent: it rejects no more often.
+    assert looks["rejects"]["count"] <= looks["at_alpha"]["count"]
     ways = {(e["plant"], e["match"], e["adjusted"]) for e in result["confounds"] if e["seeds"] == 4}
     assert ways == {(p, m, a) for p in ("prior", "dose") for m in ("dose", "strength") for a in (True, False)}
     spread = {(r["probe"], r["match"], r["contrast"]): r for r in result["variances"]}

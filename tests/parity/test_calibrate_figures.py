@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import binomtest
 
-from parity.calibrate import figures
+from parity.calibrate import figures, planned
 from parity.calibrate.batch import Batch
 from parity.calibrate.checks import checks, told
 from parity.calibrate.conditions import FULL, load
@@ -95,3 +95,21 @@ def test_a_demand_that_nothing_was_tested_for_is_not_made():
     assert checks({"alpha": 0.05, "seeds": [16, 8], "null": {"16": of}}) == []
     assert told(rate(0, 0)) == "—"
     assert told(rate(9, 200)) == ".045 [.021, .084] (9 of 200)"
+
+
+def test_a_plan_of_looks_errs_where_any_of_them_does():
+    def looks(*rejects, verdict="symmetric"):
+        return [{"seeds": 8 + 4 * k, "rejects": r, "at_alpha": True, "verdict": verdict} for k, r in enumerate(rejects)]
+
+    said = [looks(False, True, False), looks(False, False, False, verdict="broken"), looks(True, True, False)]
+    told = planned.figures(said, "pocock")
+    assert told["planned"] == [8, 12, 16]
+    assert [(told[key]["count"], told[key]["of"]) for key in ("rejects", "at_alpha", "broken")] == [
+        (2, 3), (3, 3), (1, 3),
+    ]  # fmt: skip
+    assert [look["rejects"]["count"] for look in told["by_look"]] == [1, 2, 0]
+    assert [look["symmetric"]["count"] for look in told["by_look"]] == [2, 2, 2]
+
+
+def test_looks_are_whole_numbers_of_seeds_and_end_at_all_of_them():
+    assert planned.looks_of(16) == (8, 12, 16) and planned.looks_of(4) == (2, 3, 4) and planned.looks_of(1) == (1,)
