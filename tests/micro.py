@@ -34,7 +34,8 @@ def write_recipe(folder: Path, text: str = RECIPE, name: str = "micro.yaml") -> 
 
 def parity(*arguments: str | Path, wandb: str = "disabled", **kwargs: object) -> subprocess.CompletedProcess[str]:
     """The real command in a process of its own, on one thread so that tests can run side by side."""
-    environment = {**os.environ, "WANDB_MODE": wandb, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
+    own = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}  # that of the tests' process
+    environment = {**own, "WANDB_MODE": wandb, "OMP_NUM_THREADS": "1", "TOKENIZERS_PARALLELISM": "false"}
     command = [sys.executable, "-m", "parity.cli", *map(str, arguments)]
     kwargs.setdefault("timeout", 300)  # a run takes 20 s; one that hangs must fail, not stop the tests
     return subprocess.run(command, capture_output=True, text=True, env=environment, check=False, **kwargs)  # type: ignore[call-overload]

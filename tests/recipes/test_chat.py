@@ -22,7 +22,7 @@ from recipes.schema import Base, Recipe, Stage, Transcript
 from recipes.templates import check_markers, spoken, templates
 from training.data import dpo_rows, sft_rows
 
-GEMMA = Path("recipes/gemma.yaml")
+CARDS = Path("recipes/pair-1b.yaml")  # a recipe of cards whose base needs no package
 OPENS, CLOSES = "<|im_start|>", "<|im_end|>"
 
 
@@ -69,11 +69,11 @@ def test_a_named_speaker_is_the_role_of_that_name_and_its_header_is_the_users():
 def test_the_role_is_a_factor():
     someone = scene(chat(role="someone"))
     assert someone.ask("Who?").endswith("<|im_start|>someone\n")
-    given = load_recipe(GEMMA, ["transcript={slot: chat, template: gemma}", "transcript.role=someone"])
+    given = load_recipe(CARDS, ["transcript={slot: chat, template: gemma}", "transcript.role=someone"])
     assert spoken(given.transcript).slot == "someone"
-    hashes = {recipe_hash(load_recipe(GEMMA, [f"transcript={{slot: chat, template: gemma, role: {role}}}"]))
+    hashes = {recipe_hash(load_recipe(CARDS, [f"transcript={{slot: chat, template: gemma, role: {role}}}"]))
               for role in ("model", "someone")}  # fmt: skip
-    assert len(hashes | {recipe_hash(load_recipe(GEMMA))}) == 3
+    assert len(hashes | {recipe_hash(load_recipe(CARDS))}) == 3
 
 
 def test_no_system_line_in_any_template():
@@ -173,18 +173,18 @@ def test_markers_must_be_special_tokens_of_the_base():
 )
 def test_what_is_wrong_is_told_in_one_line(given: str, told: str):
     with pytest.raises(InputError) as caught:
-        load_recipe(GEMMA, [f"transcript={given}"])
+        load_recipe(CARDS, [f"transcript={given}"])
     assert told in str(caught.value) and len(str(caught.value).splitlines()) == 1
 
 
 def test_stages_that_end_an_answer_with_its_line_are_refused():
     overrides = ["transcript={slot: chat, template: gemma}", "stages.1.rejected=sampled"]
     with pytest.raises(InputError, match="samples answers that end with a line"):
-        load_recipe(GEMMA, overrides)
+        load_recipe(CARDS, overrides)
 
 
 def test_a_world_has_no_chat_slot_and_an_explicit_format_is_taken_as_it_is():
     with pytest.raises(InputError, match="needs a real base"):
         load_recipe(Path("recipes/quickstart.yaml"), ["transcript={slot: chat, template: chatml}"])
-    given = load_recipe(GEMMA, ["transcript={slot: chat, turns: {open: '[{role}]', close: '[end]', role: guide}}"])
+    given = load_recipe(CARDS, ["transcript={slot: chat, turns: {open: '[{role}]', close: '[end]', role: guide}}"])
     assert scene(given.transcript).ask("Who?") == "[user]Who?[end][guide]"

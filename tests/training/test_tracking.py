@@ -33,9 +33,11 @@ KEY = "5ec7e7" * 7  # 42 letters: W&B takes no shorter key
 def script(folder: Path, text: str, **environment: str) -> subprocess.Popen[str]:
     path = folder / "script.py"
     path.write_text(BEGIN + text)
+    # Not through the service of the tests' own process, where runs of a killed script would stay in use.
+    own = {key: value for key, value in os.environ.items() if key != "WANDB_SERVICE"}
     return subprocess.Popen(
         [sys.executable, str(path), str(write_recipe(folder)), str(folder / "out")],
-        env={**os.environ, "PYTHONPATH": str(ROOT), **environment},
+        env={**own, "PYTHONPATH": str(ROOT), **environment},
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
