@@ -56,6 +56,7 @@ def cite(verdict: Mapping[str, Any], found: Mapping[str, Any] | None) -> str:
     unknown = [visible(p) for p in primary if p not in found["probes"]]
     if unknown:
         parts.append(f"primary but not calibrated: {', '.join(unknown)}")
+    parts.append(_not_met(found))
     body = "; ".join(part for part in parts if part)
     old = changed(found, versions)
     if old:
@@ -83,6 +84,12 @@ def _false_positives(found: Mapping[str, Any]) -> str:
         f"where nothing differs, some primary contrast is significant at {found['alpha']:g} in "
         f"{' and '.join(told)} ({size}commit {commit})"
     )
+
+
+def _not_met(found: Mapping[str, Any]) -> str:
+    """What the calibration demanded and did not find; nothing where all of it held."""
+    failed = [f"{visible(c['what'])}: {visible(c['figure'])}" for c in found.get("checks") or () if not c["holds"]]
+    return f"not met: {'; '.join(failed)}" if failed else ""
 
 
 def _strange_base(verdict: Mapping[str, Any], found: Mapping[str, Any]) -> str:

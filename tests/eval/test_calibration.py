@@ -45,6 +45,14 @@ def test_a_calibration_of_today_is_cited_with_its_figures():
     assert "stale" not in said and "another kind" not in said and "quick" not in said
 
 
+def test_what_a_calibration_did_not_show_is_said_and_what_it_did_is_not():
+    held = {"what": "null: some", "figure": ".045", "holds": True}
+    failed = {"what": "prior 4, adjusted: some", "figure": "1.000 (20 of 20)", "holds": False}
+    said = cite(VERDICT, {**FOUND, "checks": [held, failed]})
+    assert "not met: prior 4, adjusted: some: 1.000 (20 of 20)" in said and "null: some" not in said
+    assert "not met" not in cite(VERDICT, {**FOUND, "checks": [held]})
+
+
 def test_without_a_calibration_that_is_said(tmp_path):
     assert cite(VERDICT, read(tmp_path / "none.json")).startswith("No calibration")
 
