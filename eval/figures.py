@@ -57,7 +57,7 @@ def forest(lines: Sequence[Line], *, name: str, title: str) -> Drawn:
             frame.write(816, at, probability(row.get("p_adjusted")))
             glyph = VERDICTS[word][0] if word in VERDICTS else ""
             frame.write(874, at, f"{glyph} {short(visible(word), 14)}", token, weight="bold")
-            _effect(frame, at, row, word, tone(token))
+            effect(frame, at, row, word, tone(token), tone("paper"))
     said = "; ".join(
         f"{ln.label} {s} {number(r.get('estimate'), sign=True)} {interval(r.get('low'), r.get('high'))} "
         f"{visible(r.get('unit') or '')}, {visible(r.get('verdict') or DASH)}"
@@ -170,8 +170,11 @@ def _curve(
         axes.fill_between(x, low, high, color=color, alpha=0.13, lw=0, zorder=1)
 
 
-def _effect(frame: Frame, at: float, row: Mapping[str, Any], verdict: str, color: str) -> None:
-    """Marker and interval of one contrast in margins; beyond the axis an arrow, without a margin a word."""
+def effect(frame: Frame, at: float, row: Mapping[str, Any], verdict: str, color: str, paper: str) -> None:
+    """Marker and interval of one contrast in margins; beyond the axis an arrow, without a margin a word.
+
+    `paper`: the colour inside a hollow marker.
+    """
     values = [row.get(k) for k in ("estimate", "low", "high", "margin")]
     if any(v is None or not math.isfinite(v) for v in values) or not values[3]:
         frame.note(at, "no estimate" if values[0] is None else "no margin")
@@ -184,7 +187,7 @@ def _effect(frame: Frame, at: float, row: Mapping[str, Any], verdict: str, color
         if beyond:
             axes.plot(where, at, arrow, color=color, ms=6, mew=0, zorder=3)
     if abs(value) < edge:
-        face = tone("paper") if verdict in HOLLOW else color
+        face = paper if verdict in HOLLOW else color
         axes.plot(value, at, MARKERS.get(verdict, "o"), color=color, ms=7, mfc=face, mew=1.8, zorder=4)
 
 

@@ -82,13 +82,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     except InputError as error:
         print(error, file=sys.stderr)
         return 2
-    except Outage as error:
-        print(error, file=sys.stderr)
-        return 1
     except KeyboardInterrupt:
         print("interrupted; the same command goes on from here", file=sys.stderr)
         return 130
-    except Unfinished as error:
+    except (Outage, Unfinished) as error:
         print(error, file=sys.stderr)
         return 1
     except BrokenPipeError:

@@ -10,12 +10,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from io import BytesIO
 from typing import Any
 
-from eval.figures import HOLLOW, MARKERS, briefly, short
-from eval.frames import EDGE, Frame, margins, place
+from eval.figures import briefly, effect, short
+from eval.frames import Frame, margins, place
 from eval.svg import style, tone
 from eval.table import GATE, READING, Line, lines, many, recipe_match, size, stage_rank
 from eval.wording import DASH, VERDICTS, probability, visible
 
+PAPER = "white"
 MOST = 40  # lines of a picture with many pairs: those farthest from zero, in margins
 SHARPNESS = 108  # pixels to the inch; at the frame's own 72 text is coarse, at twice that drawing takes a second
 
@@ -93,25 +94,7 @@ def png(shown: Sequence[Line], several: bool = False) -> bytes:
             frame.write(770, at, short(visible(row.get("unit") or ""), 6), "soft")
             frame.write(816, at, probability(row.get("p_adjusted")))
             frame.write(874, at, short(visible(word), 14), token, weight="bold")
-            _draw(frame, at, row, word, tone(token))
-        frame.figure.set_facecolor("white")
+            effect(frame, at, row, word, tone(token), PAPER)
+        frame.figure.set_facecolor(PAPER)
         frame.figure.savefig(held, format="png", dpi=SHARPNESS)
     return held.getvalue()
-
-
-def _draw(frame: Frame, at: float, row: Mapping[str, Any], word: str, color: str) -> None:
-    """Marker and interval of one contrast; what lies beyond the axis is cut at its edge and gets an arrow."""
-    values = _values(row)
-    if values is None:
-        frame.note(at, "no estimate" if row.get("estimate") is None else "no margin")
-        return
-    value, low, high = (v / abs(values[3]) for v in values[:3])
-    axes = frame.axes
-    if low < EDGE and high > -EDGE:
-        axes.plot([max(low, -EDGE), min(high, EDGE)], [at, at], color=color, lw=2, solid_capstyle="butt", zorder=2)
-    for beyond, edge, arrow in ((high > EDGE, EDGE, ">"), (low < -EDGE, -EDGE, "<")):
-        if beyond:
-            axes.plot(edge, at, arrow, color=color, ms=6, mew=0, zorder=3)
-    if abs(value) < EDGE:
-        face = "white" if word in HOLLOW else color
-        axes.plot(value, at, MARKERS.get(word, "o"), color=color, ms=7, mfc=face, mew=1.8, zorder=4)
