@@ -8,7 +8,7 @@ a new probe measures itself alone.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -46,12 +46,14 @@ class Task:
     doses: tuple[int, ...]  # (0,) for the base and prompted arms
     full: bool = False  # doses are whole models, not adapters
     sampled: bool = False  # whether generations of the last dose are kept too
+    precision: str = "highest"  # of products, see `Engine`
 
     def file(self, store: Store, name: str, version: int, scene: Scene, arms: Sequence[str]) -> Path:
         """Where this task's rows of one probe lie."""
-        key = (id(scene), self.arm, self.stage, self.doses, tuple(sorted(arms)))
+        key = (id(scene), self.arm, self.stage, self.doses, self.precision, tuple(sorted(arms)))
         if key not in _contexts:
-            context = digest([ENGINE_VERSION, asdict(scene), self.arm, self.stage, list(self.doses), sorted(arms)])
+            asked = [ENGINE_VERSION, asdict(scene), self.arm, self.stage, list(self.doses), sorted(arms)]
+            context = digest(asked if self.precision == "highest" else [*asked, self.precision])
             _contexts[key] = (scene, context)
         return store.cell(self.cell) / MEASUREMENTS / f"{name}@{version}-{_contexts[key][1][:16]}.parquet"
 
@@ -66,12 +68,14 @@ class Group:
     """Tasks that are measured together since they are asked the same, and the files that are wanted of them.
 
     `lacking`: files by task and probe's name (or SAMPLES).  A group is whole however little of it is lacking: what
-    is computed together moves the last bits of a number, and what was cut off must not.
+    is computed together moves the last bits of a number, and what was cut off must not.  `unit`: what a probe costs on
+    a model.
     """
 
     scene: Scene
     tasks: tuple[Task, ...]
     lacking: Mapping[tuple[Task, str], Path]
+    unit: int = 1
 
     @property
     def models(self) -> list[Model]:
@@ -85,16 +89,33 @@ class Group:
 
     @property
     def cost(self) -> int:
-        """Doses times probes: what `Measurer.measure` counts."""
-        return len(self.models) * len(self.probes)
+        """Doses times probes, in units: what `Measurer.measure` counts."""
+        return self.unit * len(self.models) * len(self.probes)
+
+    @property
+    def label(self) -> str:
+        """What it is, for who waits for it."""
+        only = f", {self.probes[0]}" if len(self.probes) == 1 else ""
+        return f"{len(self.models)} models of seed {self.scene.seed}{only}"
+
+    def apart(self, costs: Mapping[str, int]) -> list[Group]:
+        """A group for each probe, which costs what `costs` says."""
+        names = sorted({name for _, name in self.lacking})
+        return [
+            replace(self, lacking={k: v for k, v in self.lacking.items() if k[1] == name}, unit=costs.get(name, 1))
+            for name in names
+        ]
 
 
 def groups_of(
-    tasks: Sequence[tuple[Task, Scene]], store: Store, arms: Sequence[str], probes: Sequence[Probe]
-) -> list[Group]:
+    tasks: Sequence[tuple[Task, Scene]], store: Store, arms: Sequence[str], probes: Sequence[Probe],
+    costs: Mapping[str, int] | None = None,
+) -> list[Group]:  # fmt: skip
     """Groups of at most TOGETHER models (or of one task) in which a file is lacking; each scene is one seed's.
 
-    How tasks are grouped depends on which tasks there are, not on what is lacking.
+    How tasks are grouped depends on which tasks there are, not on what is lacking.  `costs`: of each probe on a model
+    where that takes long.  Groups are then of one probe each, in the order of `probes` and then of the seeds, so that
+    a kill costs one probe of one seed; not where whole models are measured, which would be loaded for each probe.
     """
     scenes: dict[tuple[int, str | None], list[list[tuple[Task, Scene]]]] = {}
     for task, scene in tasks:
@@ -113,7 +134,11 @@ def groups_of(
         lacking = {key: path for key, path in places.items() if not whole(path)}
         if lacking:
             found.append(Group(scene, tuple(task for task, _ in part), lacking))
-    return found
+    if costs is None or any(task.full for task, _ in tasks):
+        return found
+    order = [*(p.name for p in probes), SAMPLES]
+    split = [(name, one) for group in found for one in group.apart(costs) for _, name in [next(iter(one.lacking))]]
+    return [one for _, one in sorted(split, key=lambda item: order.index(item[0]))]
 
 
 def whole(path: Path) -> bool:

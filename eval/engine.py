@@ -59,12 +59,14 @@ class Engine:
         max_tokens: int | None = None,
         bin_tokens: int = 512,
         retrain: Retrain | None = None,
+        precision: str = "highest",
     ) -> None:
         """`max_tokens` bounds one forward and `bin_tokens` one packed trie in it, which may be smaller where that
         is cheaper; neither moves a result.
 
         `device`: where to run (the model is moved there); default: where the model is.  `max_tokens` by default is
         what that device is fast at.  `retrain`: who trains it further; without it `Retrained` is "not retrained".
+        `precision`: see `Stacked`; of answers, not of further training.
         """
         self.model = model if device is None else model.to(device)
         self.tokenizer = tokenizer
@@ -89,7 +91,8 @@ class Engine:
         )
         self.forward = Forward(model)
         self._stacked = Stacked(model, max_tokens)
-        self.forward.tree = self.forward.tree and self._agrees()
+        self.forward.tree = self.forward.tree and self._agrees()  # at full precision
+        self._stacked.precision = precision
 
     @property
     def tree(self) -> bool:

@@ -20,18 +20,20 @@ if TYPE_CHECKING:
 class Measurer:
     """A base model in memory that is many at a time: all adapters of a group, stacked on it."""
 
-    def __init__(self, store: Store, base: str, retrain: Retrain | None = None) -> None:
-        """`base`: hash of its cell; `retrain`: who trains a model further, see `Engine`."""
-        self.store, self.base, self.retrain = store, base, retrain
+    def __init__(self, store: Store, base: str, retrain: Retrain | None = None, precision: str = "highest") -> None:
+        """`base`: hash of its cell; `retrain`: who trains a model further; `precision`: of products; see `Engine`."""
+        self.store, self.base, self.retrain, self.precision = store, base, retrain, precision
         self.tokenizer = self._read_tokenizer(store.cell(base))
         self._plain: Engine | None = None
         self._adapted: tuple[str, Engine] | None = None
         self._asked: tuple[Any, dict[str, Suite]] | None = None
 
     def measure(self, group: Group, arms: Sequence[str]) -> Iterator[int]:
-        """Write what is lacking of a group, all at the end; yields how many models a probe has just been put to."""
+        """Write what is lacking of a group, all at the end; yields what has just been done, as `Group.cost` counts."""
         from eval.measure import sample_rows, samples
 
+        if any(task.precision != self.precision for task in group.tasks):
+            raise ValueError(f"files of another precision than {self.precision}")
         suites = self._suites(group, arms)
         values: dict[tuple[Task, str], list[list[Value]]] = {}
         texts: dict[tuple[Task, str], list[dict[str, Any]]] = {}
@@ -43,7 +45,7 @@ class Measurer:
                     if task.sampled and dose == task.doses[-1]:
                         wrote = suite.written if task.arm == BASE else []
                         texts[task, name] = [{**where(task, dose), **row} for row in (*wrote, *found.texts)]
-                yield len(models)
+                yield group.unit * len(models)
         # Texts before rows: a probe whose rows are there has its texts too.
         beside = [(text_table(texts[key]), texts_of(path)) for key, path in group.lacking.items() if texts.get(key)]
         frames = [
@@ -118,7 +120,7 @@ class Measurer:
     def _engine(self, folder: Path) -> Engine:
         from eval.engine import Engine
 
-        return Engine(self._load(folder), self.tokenizer, retrain=self.retrain)
+        return Engine(self._load(folder), self.tokenizer, retrain=self.retrain, precision=self.precision)
 
     def _read_tokenizer(self, folder: Path) -> Any:
         from transformers import AutoTokenizer
@@ -142,7 +144,8 @@ class Measurer:
         config = (folder / "adapter_config.json").read_text()
         if self._adapted is None or self._adapted[0] != config:
             base = self._load(self.store.cell(self.base))
-            self._adapted = (config, Engine(PeftModel.from_pretrained(base, folder).eval(), self.tokenizer))
+            worn = PeftModel.from_pretrained(base, folder).eval()
+            self._adapted = (config, Engine(worn, self.tokenizer, precision=self.precision))
         engine = self._adapted[1]
         set_peft_model_state_dict(engine.model, load_peft_weights(str(folder), device="cpu"))
         return engine

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, TypeVar
 
 import torch
@@ -16,11 +17,13 @@ T = TypeVar("T")
 class Stacked:
     """Runs forwards on a base that is K models by way of `Adapters`, or on a model as it is (K = 1).
 
-    `at_once`: tokens of one forward, all models together; halved for good when memory runs out.
+    `at_once`: tokens of one forward, all models together; halved for good when memory runs out.  `precision`: of
+    products of float32, as torch.set_float32_matmul_precision has it: "high" is TF32 where a GPU has it, "medium"
+    bfloat16 where a CPU has it too.
     """
 
-    def __init__(self, model: Any, at_once: int) -> None:
-        self.model, self.at_once = model, at_once
+    def __init__(self, model: Any, at_once: int, precision: str = "highest") -> None:
+        self.model, self.at_once, self.precision = model, at_once, precision
         self._told = False
 
     def run(self, work: Callable[[int], T], n_tokens: int, adapters: Adapters | None) -> Iterator[T]:
@@ -29,14 +32,16 @@ class Stacked:
         `work` runs forwards of k equal groups; `n_tokens`: tokens of one group.
         """
         if adapters is None:
-            yield work(1)
+            with self._precise():
+                done = work(1)
+            yield done
             return
         start = 0
         while start < len(adapters):
             width = min(max(1, self.at_once // n_tokens), len(adapters) - start)
-            done = self._attempt(work, adapters, slice(start, start + width))
-            if done is not None:
-                yield done[0]
+            one = self._attempt(work, adapters, slice(start, start + width))
+            if one is not None:
+                yield one[0]
                 start += width
                 continue
             self.at_once = n_tokens * (width // 2)
@@ -44,11 +49,21 @@ class Stacked:
                 print(f"out of memory: measuring {width // 2} models at once, not {width}", file=sys.stderr)
             self._told = True
 
+    @contextmanager
+    def _precise(self) -> Iterator[None]:
+        """Not while a generator waits: what else the process computes then is at its own precision."""
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision(self.precision)
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
     def _attempt(self, work: Callable[[int], T], adapters: Adapters, groups: slice) -> tuple[T] | None:
         """The result; None where memory did not do for more than one model."""
         width = groups.stop - groups.start
         try:
-            with adapters.on(self.model, groups, merged):
+            with self._precise(), adapters.on(self.model, groups, merged):
                 return (work(width),)
         except RuntimeError as error:  # torch.OutOfMemoryError is one
             if width == 1 or not out_of_memory(error):

@@ -142,16 +142,16 @@ def make_plan(recipe: Recipe, out: Path) -> Plan:
     for (seed, _), found in settings.items():
         if len(found) > 1:
             raise InputError(f"{recipe.name}: arms of seed {seed} differ in more than their persona")
-    tasks = []
+    tasks, precision = [], recipe.precision
     for seed in range(recipe.seeds):
         first = seed == 0  # generations of one seed are enough to look at
         for arm in ("base", *(PROMPTED + arm for arm in recipe.arms)):
-            tasks.append(Task(base.hash, base.hash, arm, seed, "base", (0,), sampled=first))
+            tasks.append(Task(base.hash, base.hash, arm, seed, "base", (0,), sampled=first, precision=precision))
     for cell in cells:
         stage = recipe.stages[cell.stage or 0]
         assert cell.arm is not None and cell.seed is not None
-        full = stage.lora is None
-        tasks.append(Task(cell.hash, base.hash, cell.arm, cell.seed, stage.kind, stage.doses, full, cell.seed == 0))
+        where = (cell.hash, base.hash, cell.arm, cell.seed, stage.kind, stage.doses)
+        tasks.append(Task(*where, full=stage.lora is None, sampled=cell.seed == 0, precision=precision))
     scenes = tuple(scene_of(recipe, seed) for seed in range(max(recipe.seeds, recipe.planned.seeds)))
     plan = Plan(recipe, store, out / "experiments" / experiment_name(recipe), base, cells, tuple(tasks), scenes,
                 references=tuple(stage_cells(recipe, reference_arms(recipe))))  # fmt: skip

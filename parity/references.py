@@ -35,8 +35,10 @@ def tasks(recipe: Recipe, cells: tuple[Cell, ...], base: str, store: Store) -> l
         stage, apart = recipe.stages[cell.stage], cell.arm.startswith(PLACEBO)
         scene = scene_for(recipe, cell.arm, cell.seed)
         if apart and cell.stage == 0:  # its character has a base of its own to be compared with
-            found[apart].append((Task(base, base, cell.arm, cell.seed, BASE, (0,)), scene))
-        task = Task(cell.hash, base, cell.arm, cell.seed, stage.kind, stage.doses, stage.lora is None, cell.seed == 0)
+            task = Task(base, base, cell.arm, cell.seed, BASE, (0,), precision=recipe.precision)
+            found[apart].append((task, scene))
+        where = (cell.hash, base, cell.arm, cell.seed, stage.kind, stage.doses)
+        task = Task(*where, full=stage.lora is None, sampled=cell.seed == 0, precision=recipe.precision)
         found[apart].append((task, scene))
     return [part for part in found.values() if part]
 

@@ -13,13 +13,15 @@ from eval.lock import lock_of, post_hoc, read_lock, write_lock
 from eval.measurer import Measurer
 from eval.probe import Probe
 from eval.probes import select
-from parity import on_ray, references, tracked, workers
+from eval.table import GATE
+from parity import estimate, on_ray, references, tracked, workers
 from parity.estimate import require_device
 from parity.plan import Plan, match
 from parity.progress import Progress, say
 from parity.retrain import retrain
 from parity.train import quiet, train
 from recipes.scene import Scene
+from recipes.schema import Recipe
 from recipes.store import Damaged, locked
 from recipes.trust import trusted
 
@@ -107,10 +109,17 @@ def measurable(plan: Plan) -> list[Task]:
     return [task for task in plan.tasks if plan.store.alive(task.cell)]
 
 
+def by_primary(probes: Sequence[Probe], recipe: Recipe) -> list[Probe]:
+    """What the verdict hangs on first: strength, the primary probes, then the others."""
+    first = (GATE, *recipe.judge.primary)
+    return sorted(probes, key=lambda p: first.index(p.name) if p.name in first else len(first))
+
+
 def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Probe]) -> None:
     """Measure what is not measured yet, all cells on one copy of the base (in each process)."""
     arms = plan.recipe.arms
-    groups = groups_of(tasks, plan.store, arms, probes)
+    costs = None if workers.small(plan.recipe) else {name: round(n) for name, n in estimate.asked_of(plan).items()}
+    groups = groups_of(tasks, plan.store, arms, by_primary(probes, plan.recipe), costs)
     if not groups:
         return
     workers.settle(plan.recipe)
@@ -125,8 +134,8 @@ def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Pr
                 pass
             return
         quiet(training=False)
-        measurer = Measurer(plan.store, plan.base.hash, retrain)
+        measurer = Measurer(plan.store, plan.base.hash, retrain, plan.recipe.precision)
         for group in groups:
-            progress.note(f"{len(group.models)} models of seed {group.scene.seed}")
+            progress.note(group.label)
             for done in measurer.measure(group, arms):
                 progress.advance(done)

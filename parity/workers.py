@@ -139,7 +139,7 @@ def measure_group(group: Any, recipe: Recipe, root: Path, base: str) -> None:
         count(done)
 
 
-_measurers: dict[tuple[Path, str], Any] = {}  # of this process
+_measurers: dict[tuple[Path, str, str], Any] = {}  # of this process
 
 
 def _measurer(recipe: Recipe, root: Path, base: str) -> Any:
@@ -148,8 +148,9 @@ def _measurer(recipe: Recipe, root: Path, base: str) -> Any:
     from parity.train import quiet
     from recipes.store import Store
 
-    if (root, base) not in _measurers:
+    key = (root, base, recipe.precision)
+    if key not in _measurers:
         quiet(training=False)
         settle(recipe)
-        _measurers[root, base] = Measurer(Store(root), base, retrain)
-    return _measurers[root, base]
+        _measurers[key] = Measurer(Store(root), base, retrain, recipe.precision)
+    return _measurers[key]

@@ -41,6 +41,8 @@ def hashed(recipe: Recipe) -> dict[str, Any]:
         del content["judge"]["looks"], content["judge"]["spending"]
     if not recipe.references:
         del content["references"]
+    if recipe.precision == "highest":
+        del content["precision"]
     return content
 
 

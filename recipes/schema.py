@@ -234,6 +234,7 @@ class Recipe(Frozen):
     judge: Judge = Judge()
     plant: Plant | None = None
     references: tuple[Literal["random-text", "placebo", "twin"], ...] = ()  # arms beside the compared ones
+    precision: Literal["highest", "high", "medium"] = "highest"  # of products when measuring, in torch's words
     transcript: Transcript = Transcript()
     launch: Launch = Launch()
     tracking: Tracking = Tracking()
