@@ -96,7 +96,8 @@ class Group:
     def label(self) -> str:
         """What it is, for who waits for it."""
         only = f", {self.probes[0]}" if len(self.probes) == 1 else ""
-        return f"{len(self.models)} models of seed {self.scene.seed}{only}"
+        many = len(self.models)
+        return f"{many} model{'s' * (many > 1)} of seed {self.scene.seed}{only}"
 
     def apart(self, costs: Mapping[str, int]) -> list[Group]:
         """A group for each probe, which costs what `costs` says."""

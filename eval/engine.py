@@ -52,15 +52,9 @@ class Engine:
     """Answers requests with one causal model, PEFT-wrapped or not, or with K adapters on it at once."""
 
     def __init__(
-        self,
-        model: Any,
-        tokenizer: Any,
-        device: torch.device | str | None = None,
-        max_tokens: int | None = None,
-        bin_tokens: int = 512,
-        retrain: Retrain | None = None,
-        precision: str = "highest",
-    ) -> None:
+        self, model: Any, tokenizer: Any, device: torch.device | str | None = None, max_tokens: int | None = None,
+        bin_tokens: int = 512, retrain: Retrain | None = None, precision: str = "highest",
+    ) -> None:  # fmt: skip
         """`max_tokens` bounds one forward and `bin_tokens` one packed trie in it, which may be smaller where that
         is cheaper; neither moves a result.
 

@@ -81,7 +81,7 @@ def _read_cells(folder: Path) -> dict[str, Any]:
 
 def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
     """Judge from the rows and write verdict.json and report.html; returns the verdict.  Loads no model."""
-    from eval import blind, castjudge, factorial, hypotheses, looked, looks, prompted, references
+    from eval import before, blind, castjudge, factorial, hypotheses, looked, looks, prompted, references
     from eval.design import design_of
     from eval.gather import gather
     from eval.judge import judge
@@ -126,6 +126,7 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
         "failed": failed,
         "post_hoc": post_hoc(lock, lock_of(recipe.planned, scenes, probes, matching, lock.get("blind"))) + unplanned,
         **judged,
+        "before": before.before(rows.rows, design),
         "prompted": prompted.compare(rows.rows, beside, design, failed),
         **looks.told(design),
         **blind.state(folder, lock),

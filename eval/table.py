@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval import castwords
-from eval.wording import DASH, SEEN, VERDICTS, failures, interval, number, probability, visible
+from eval.wording import DASH, SEEN, VERDICTS, before, failures, interval, number, probability, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -176,7 +176,7 @@ def sentence(verdict: dict) -> str:
             f"{reading}, no primary contrast is shown broken, and {len(open_)} of {len(primary)} are not shown "
             f"symmetric ({'; '.join(told)}{rest})"
         )
-    said = [f"{word.capitalize()}: {body}", *failures(verdict, 3)]
+    said = [f"{word.capitalize()}: {body}", *before(verdict), *failures(verdict, 3)]
     if many(verdict):
         from eval.many import reach
 

@@ -89,6 +89,24 @@ def failures(verdict: Mapping[str, Any], most: int | None = None) -> list[str]:
     return told + [f"{left} more run{'s' if left > 1 else ''} failed, with the same consequence"] * (left > 0)
 
 
+def before(verdict: Mapping[str, Any], most: int = 3) -> list[str]:
+    """A sentence where pairs are called broken that the base told apart before any training; names `most` of them."""
+    broken = {tuple(r["pair"]) for r in verdict.get("rows") or [] if r.get("primary") and r.get("verdict") == "broken"}
+    by_pair: dict[tuple[str, ...], list[str]] = {}
+    for row in verdict.get("before") or []:
+        if row["sign"] and tuple(row["pair"]) in broken:
+            size = f"{row['probe']} {number(row['estimate'], sign=True)} {interval(row['low'], row['high'])}"
+            by_pair.setdefault(tuple(row["pair"]), []).append(size)
+    if not by_pair:
+        return []
+    named = [f"{visible(a)} and {visible(c)} ({', '.join(sizes)})" for (a, c), sizes in list(by_pair.items())[:most]]
+    more = f" and {len(by_pair) - most} more pairs" if len(by_pair) > most else ""
+    return [
+        f"Before any training the base told apart {', '.join(named)}{more}: that it knew one of them better is not "
+        "excluded as the reason, whatever is subtracted"
+    ]
+
+
 def looks(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
     """The looks up to this one and the levels it was judged at, as one fact; none without a plan."""
     taken = list(verdict.get("looks") or [])

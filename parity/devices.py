@@ -11,8 +11,8 @@ from functools import lru_cache
 
 @dataclass(frozen=True)
 class Device:
-    """`half`, `single`: dense products per second in bfloat16 and in float32 (measuring is always in that);
-    `train`, `measure`: shares of them that the work here reaches; `bandwidth` in bytes per second; `memory`: bytes."""
+    """`half`, `single`: dense products per second in bfloat16 and in float32; `train`, `measure`: shares of them that
+    the work here reaches; `bandwidth` in bytes per second; `memory`: bytes."""
 
     name: str
     half: float
@@ -22,6 +22,15 @@ class Device:
     train: float = 0.3
     measure: float = 0.6
     launch: float = 1e-3  # seconds of a block and optimiser step that starting its kernels takes at least
+
+    def measuring(self, precision: str) -> float:
+        """Products per second of measuring at a recipe's `precision`.
+
+        TF32 is half of bfloat16 on the data sheets of all that are listed here; the share of it that is reached is
+        assumed to be that of training.  CPUs are counted as if they had no bfloat16.
+        """
+        full = self.single * self.measure
+        return full if precision == "highest" else max(full, self.half / 2 * self.train)
 
 
 GIB = 2.0**30

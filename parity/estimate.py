@@ -184,7 +184,7 @@ def seconds(shape: Shape, plan: Plan, device: Device, many: int = 1) -> tuple[fl
     models += [(cell.hash, len(cell.spec["doses"])) for cell in plan.references]
     lacking = [(tokens, doses) for cell, doses in models if (tokens := plan.lacking(cell, asked_of(plan)))]
     products = 2.0 * (shape.blocks + shape.hidden * shape.vocabulary / 2)  # half of the tokens are scored
-    measuring = sum(tokens * doses for tokens, doses in lacking) * products / (device.single * device.measure)
+    measuring = sum(tokens * doses for tokens, doses in lacking) * products / device.measuring(plan.recipe.precision)
     return training + (SET_UP if training else 0.0), measuring + MODEL * sum(doses for _, doses in lacking)
 
 

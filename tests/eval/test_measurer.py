@@ -139,6 +139,50 @@ def test_groups_depend_on_the_tasks_alone(store, tasks, monkeypatch):
     assert group.tasks == groups[1].tasks and list(group.lacking.values()) == [lost]
 
 
+def test_where_a_probe_takes_long_a_kill_costs_one_of_one_seed(store, tasks, scene):
+    """A probe at a time gives the same bytes, in the order of the probes and then of the seeds, and is costed."""
+    tasks = [item for item in tasks if not item[0].full]
+    together = measure(store, tasks)
+    for path in together:
+        (store.root / path).unlink()
+    later = replace(scene, seed=scene.seed + 1)
+    again = [*tasks, (replace(tasks[0][0], seed=later.seed), later)]
+    costs = {"selection": 3, "capability": 5}
+    found = groups_of(again, store, ARMS, select(NAMES)[::-1], costs)
+    told = [(group.probes, group.scene.seed, group.scene.prompted, group.cost) for group in found]
+    one, two = scene.seed, later.seed
+    assert told == [
+        (["selection"], one, None, 9 * 3), (["selection"], one, "p1", 3), (["selection"], two, None, 3),
+        (["capability"], one, None, 9 * 5), (["capability"], one, "p1", 5), (["capability"], two, None, 5),
+        ([], one, None, 0),
+    ]  # fmt: skip
+    assert found[0].label == f"9 models of seed {one}, selection" and found[1].label.startswith("1 model of")
+    measurer = Measurer(store, "base")
+    for k, group in enumerate(groups_of(tasks, store, ARMS, select(NAMES)[::-1], costs)):
+        assert sum(measurer.measure(group, ARMS)) == group.cost
+        if k == 0:  # what a kill here would leave
+            kept = {path.name.split("@")[0] for path in store.root.glob("cells/*/measurements/*.parquet")}
+            assert kept == {"selection"}
+    assert {path: (store.root / path).read_bytes() for path in together} == together
+
+
+def test_whole_models_are_not_loaded_for_each_probe(store, tasks):
+    costs = {"selection": 3, "capability": 5}
+    assert groups_of(tasks, store, ARMS, select(NAMES), costs) == groups_of(tasks, store, ARMS, select(NAMES))
+
+
+def test_precisions_are_not_mixed(store, tasks):
+    """Each has files of its own, and a measurer writes those of its own alone."""
+    plain = measure(store, tasks)
+    half = [(replace(task, precision="medium"), scene) for task, scene in tasks]
+    groups = groups_of(half, store, ARMS, select(NAMES))
+    assert sum(len(group.lacking) for group in groups) == len(plain) / 2  # a checksum beside each
+    with pytest.raises(ValueError, match="another precision than highest"):
+        list(Measurer(store, "base").measure(groups[0], ARMS))
+    list(Measurer(store, "base", precision="medium").measure(groups[0], ARMS))
+    assert {path: (store.root / path).read_bytes() for path in plain} == plain
+
+
 def test_a_full_model_of_nans_is_an_outcome(store, tasks, scene, tokenizer):
     """Its tree and plain forwards do not agree, so that it needs a plan of its own."""
     broken = make_model("llama", len(tokenizer))

@@ -167,3 +167,23 @@ def test_what_cannot_be_stacked_is_refused(llama, tokenizer, choices, tmp_path):
     engine = Engine(llama, tokenizer)
     with pytest.raises(Unstackable, match="output layer"):
         engine.run_many(engine.plan(choices[:1]), adapters)
+
+
+@pytest.mark.parametrize("count", [0, 2])
+def test_a_precision_is_that_of_answers_alone(count, tokenizer, requests, tmp_path):
+    """It is set while the model answers, not for who waits for the answers, nor where the model's kind is found out."""
+    seen, llama = [], make_model("llama", len(tokenizer))
+    layer = llama.get_input_embeddings()
+    layer.register_forward_pre_hook(lambda *_: seen.append(torch.get_float32_matmul_precision()))
+    adapters = stacked([wear(llama, seed) for seed in range(count)], tmp_path) if count else None
+    seen.clear()
+    engine = Engine(llama, tokenizer, precision="medium")
+    assert set(seen) == {"highest"}
+    seen.clear()
+    engine.run_many(engine.plan(requests), adapters)
+    assert set(seen) == {"medium"}
+    for _ in engine._stacked.run(lambda k: None, 1, adapters):
+        assert torch.get_float32_matmul_precision() == "highest"
+    with pytest.raises(ZeroDivisionError):
+        list(engine._stacked.run(lambda k: 1 / 0, 1, adapters))
+    assert torch.get_float32_matmul_precision() == "highest"

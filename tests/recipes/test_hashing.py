@@ -13,7 +13,7 @@ from hypothesis import assume, given
 from hypothesis import strategies as st
 from pydantic import BaseModel
 
-from recipes.hashing import digest, recipe_hash
+from recipes.hashing import digest, hashed, recipe_hash
 from recipes.schema import Recipe
 
 SCALARS = st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | st.text()
@@ -109,4 +109,8 @@ def test_all_else_counts(change: dict[str, Any]) -> None:
 
 
 def test_a_default_that_is_written_out_changes_nothing() -> None:
-    assert recipe_hash(recipe(probes="world", judge={"alpha": 0.05})) == recipe_hash(recipe())
+    assert recipe_hash(recipe(probes="world", judge={"alpha": 0.05}, precision="highest")) == recipe_hash(recipe())
+
+
+def test_a_precision_counts_and_what_was_written_before_there_was_one_keeps_its_hash() -> None:
+    assert "precision" not in hashed(recipe()) and hashed(recipe(precision="high"))["precision"] == "high"
