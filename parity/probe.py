@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from eval.cells import ENGINE_VERSION, PROMPTED, SAMPLES, Task, groups_of, load, save, texts_of, whole
 from eval.describe import CHECKPOINT
 from eval.probe import Probe
+from parity import memory
 from parity.asked import Options, chosen, scene_for
 from parity.checkpoint import Adapter, Source, base_of, find, look_at, read_adapter, skeleton
 from parity.progress import Progress, say
@@ -43,6 +44,7 @@ def probe(options: Options) -> dict[str, Any]:
     device = _device(options.device)
     from parity.train import quiet
 
+    memory.keep()
     quiet(training=False)
     source = find(options.model, options.revision, Store(options.out))
     _require_world(source, recipe)

@@ -14,6 +14,7 @@ from concurrent.futures import FIRST_COMPLETED, ProcessPoolExecutor, wait
 from pathlib import Path
 from typing import Any, TypeVar
 
+from parity import memory
 from recipes.schema import Recipe
 
 Job = TypeVar("Job")
@@ -31,7 +32,11 @@ def small(recipe: Recipe) -> bool:
 
 
 def settle(recipe: Recipe) -> None:
-    """Set this process's threads: one for a small base, which also makes its sums the same on any machine."""
+    """Set this process's threads: one for a small base, which also makes its sums the same on any machine.
+
+    And have it keep its memory.
+    """
+    memory.keep()
     import torch
 
     if small(recipe):
