@@ -90,7 +90,7 @@ def merged(module: Any, a: torch.Tensor, b: torch.Tensor, scale: float) -> Calla
             out = torch.nn.functional.linear(x, weight, bias).view(k, -1, n_out)
             out = out.baddbmm_(rows @ a, b, alpha=scale)
         else:
-            full = torch.baddbmm(weight.T, a, b, alpha=scale)  # [K, in, out]
+            full = torch.baddbmm(weight, b.mT, a.mT, alpha=scale).mT  # made as the weight lies: [K, out, in]
             out = rows @ full if bias is None else torch.baddbmm(bias, rows, full)
         return out.view(*x.shape[:-1], n_out)
 
