@@ -17,6 +17,7 @@ def add(commands: Any) -> None:
     own.add_argument("--to", type=Path, required=True, metavar="DIR", help="an empty folder, or an earlier export")
     own.add_argument("--doses", choices=("last", "all"), default="last", help="of each stage (default: last)")
     own.add_argument("--no-base", action="store_true", help="leave a base out that no hub has")
+    own.add_argument("--no-models", action="store_true", help="rows, verdict, report and lock alone")
     own.add_argument("--seed", type=int, default=0, metavar="N", help="whose questions become tasks (default 0)")
 
 
@@ -25,7 +26,8 @@ def export(given: argparse.Namespace) -> int:
     from parity.export.run import Options, look
     from parity.progress import say
 
-    options = Options(given.experiment, given.to, given.doses == "all", not given.no_base, given.seed)
+    some = not given.no_models
+    options = Options(given.experiment, given.to, given.doses == "all", some and not given.no_base, given.seed, some)
     experiment = look(options)
     for name in ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE"):  # everything is in the store
         os.environ.setdefault(name, "1")

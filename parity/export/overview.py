@@ -41,14 +41,21 @@ def overview(
     text += ["T: did training favour the persona at all. Δ: did the first gain more in its own arm than the second in "
              "its own. Λ: did training spill differently onto the other. Intervals of 95 % unless verdict.json says "
              "otherwise.", ""]  # fmt: skip
-    text += ["## Files", "", *_files(subject, models), "", *_models(models), *_tasks(subject, models, tasks, seed)]
+    text += [
+        "## Files",
+        "",
+        *_files(subject, models, tasks),
+        "",
+        *_models(models),
+        *_tasks(subject, models, tasks, seed),
+    ]
     text += ["## Pass it on", "", f"    sha256sum -c {SUMS}        # nothing was lost or changed",
              "    hf upload OWNER/NAME .         # huggingface-cli upload, in older versions", "",
              "## What it does not show", "", *(f"- {line}" for line in limits(subject))]  # fmt: skip
     return "\n".join([*text, *terms(subject.foundation)]) + "\n"
 
 
-def _files(subject: Subject, models: Sequence[Model]) -> list[str]:
+def _files(subject: Subject, models: Sequence[Model], tasks: Sequence[Task]) -> list[str]:
     found = [
         ("adapters/ARM/seed-N/STAGE-DOSE/", "a PEFT adapter with its card"),
         ("models/ARM/seed-N/STAGE-DOSE/", "a whole model with its card"),
@@ -61,11 +68,13 @@ def _files(subject: Subject, models: Sequence[Model]) -> list[str]:
         (SUMS, "SHA-256 of every file"),
     ]
     kinds = {"adapters": any(m.adapter for m in models), "models": any(not m.adapter for m in models),
-             BASE_FOLDER: subject.foundation.exported}  # fmt: skip
+             BASE_FOLDER: subject.foundation.exported, "tasks": bool(tasks)}  # fmt: skip
     return table(("file", "what"), [(code(n), w) for n, w in found if kinds.get(n.split("/")[0], True)])
 
 
 def _models(models: Sequence[Model]) -> list[str]:
+    if not models:
+        return []
     shown = [(code(m.arm), str(m.seed), code(m.stage), str(m.dose), f"[card]({m.name}/README.md)") for m in models]
     left = len(shown) - MOST_MODELS
     more = ["", f"{left} more lie beside them."] if left > 0 else []

@@ -20,13 +20,15 @@ CELLS, VERDICT, REPORT, ROWS = "cells.json", "verdict.json", "report.html", "row
 
 @dataclass(frozen=True)
 class Options:
-    """What is exported where; `every`: all doses, `base`: a base that no hub has, `seed`: whose questions are tasks."""
+    """What is exported where; `every`: all doses, `base`: a base that no hub has, `seed`: whose questions are tasks,
+    `models`: models and tasks at all."""
 
     experiment: Path
     to: Path
     every: bool = False
     base: bool = True
     seed: int = 0
+    models: bool = True
 
 
 @dataclass(frozen=True)
@@ -88,7 +90,7 @@ def _write(experiment: Experiment, options: Options, name: str) -> int:
     from recipes.scenes import scene_of
 
     store, recipe, lock = experiment.store, experiment.recipe, experiment.lock
-    found = list(models.models_of(experiment.cells, store, options.every))
+    found = list(models.models_of(experiment.cells, store, options.every)) if options.models else []
     base = models.foundation_of(experiment.cells, store, recipe.base, options.base)
     place = recipe.base.path or (recipe.base.gguf if not str(recipe.base.gguf).startswith("package:") else None)
     hidden = hidden_paths(place, store.root, Path.cwd())
@@ -112,9 +114,12 @@ def _write(experiment: Experiment, options: Options, name: str) -> int:
             folder.text(file, (experiment.folder / file).read_text(encoding="utf-8"))
         progress.note("rows")
         folder.made(ROWS, lambda path: _rows(experiment, path))
-        progress.note("tasks")
-        quiet(training=False)
-        written = write_tasks(folder, probes, scene_of(recipe, options.seed), recipe.arms, _tokenizer(store, base.cell))
+        written: list[Any] = []
+        if options.models:
+            progress.note("tasks")
+            quiet(training=False)
+            tokenizer = _tokenizer(store, base.cell)
+            written = write_tasks(folder, probes, scene_of(recipe, options.seed), recipe.arms, tokenizer)
         failed = [f for f in experiment.cells.get("failed", []) if not str(f["arm"]).startswith(PREFIX)]
         folder.text("README.md", overview(subject, found, written, failed, options.seed))
         return folder.finish()
