@@ -93,6 +93,9 @@ def _tasks(subject: Subject, models: Sequence[Model], tasks: Sequence[Task], see
     worn = f",peft={first.name}" if first else ""
     put = "" if base.base.hub or base.exported else f", once the base lies in {code(BASE_FOLDER)}"
     group = f"parity__{first.arm}" if first and first.arm in subject.recipe.arms else "parity"
+    precision = subject.recipe.precision
+    off = f"but for what `precision: {precision}` rounds, some hundredths of a logit"
+    rounding = "to rounding" if precision == "highest" else off
     counted: dict[str, int] = {}
     for task in tasks:
         counted[task.probe.name] = counted.get(task.probe.name, 0) + len(task.documents)
@@ -104,7 +107,7 @@ def _tasks(subject: Subject, models: Sequence[Model], tasks: Sequence[Task], see
         f"    lm_eval run --model hf --model_args {at},dtype=float32{worn} --include_path tasks --tasks {group} "
         "--log_samples --output_path results", "",
         f"The tasks ask what the probes ask in seed {seed}: its adapters are those to ask. The log-likelihood of every "
-        "option is the one that our rows were made from, to rounding. `parity__ARM` asks for the options of one arm's "
+        f"option is the one that our rows were made from, {rounding}. `parity__ARM` asks for the options of one arm's "
         "persona, `parity_all` what concerns no persona, `parity_neutral` what has no one target. Left out is what is "
         f"asked under edits, after further training, or of the base alone.{lacking}", "",
         *table(("probe", "choices"), [(code(name), str(count)) for name, count in counted.items()]), "",
