@@ -176,15 +176,17 @@ def _need_gguf_reader() -> None:
 
 
 def _package_files(source: str) -> list[Path]:
-    """Files of the distribution that ``package:<name>`` names and of those that it requires."""
+    """Files of the distribution that ``package:<name>`` names and, unless it has the whole GGUF file, of its needs."""
     if not source.startswith(PACKAGE):
         return []
     name = source.removeprefix(PACKAGE)
-    found: list[Path] = []
     try:
-        required = [re.split(r"[ ;=<>!~\[(]", line)[0] for line in metadata.requires(name) or []]
-        for each in [name, *required]:
-            found += [Path(str(file.locate())) for file in metadata.files(each) or []]
+        found = [Path(str(file.locate())) for file in metadata.files(name) or []]
+        # What else a package that carries the model needs is for its own code, which is never run.
+        pieces = not any(file.suffix == ".gguf" for file in found)
+        for line in metadata.requires(name) or [] if pieces else []:
+            required = re.split(r"[ ;=<>!~\[(]", line)[0]
+            found += [Path(str(file.locate())) for file in metadata.files(required) or []]
     except metadata.PackageNotFoundError as error:
         raise InputError(f"base.gguf: package {error.args[0]} is not installed; {EXTRA}") from None
     return found

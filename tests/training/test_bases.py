@@ -255,6 +255,16 @@ def test_a_package_in_pieces_is_put_together(model, package, tmp_path):
     assert (tmp_path / "base" / "NOTICE.md").read_bytes() == b"terms"
 
 
+def test_what_else_a_package_with_the_whole_file_needs_is_not_asked_for(model, package, tmp_path):
+    raw = b"".join((package / "tiny_part" / f"tiny.gguf.part{i:02}").read_bytes() for i in range(3))
+    _distribution(package, "whole", {"whole/whole.gguf": raw}, ("needs-a-compiler==1.0",))
+    materialise(Base(gguf="package:whole"), tmp_path / "base")
+    _is_that_model(tmp_path / "base", model)
+    _distribution(package, "torn", {"torn/torn.gguf.part00": raw[:9]}, ("needs-a-compiler==1.0",))
+    with pytest.raises(InputError, match="package needs-a-compiler is not installed"):
+        identify(Base(gguf="package:torn"))
+
+
 def test_a_package_that_is_missing_or_spoilt_is_refused(package, tmp_path):
     with pytest.raises(InputError, match=r"package no-such-package is not installed; pip install '\.\[gemma\]'"):
         identify(Base(gguf="package:no-such-package"))
