@@ -212,7 +212,6 @@ def _read(
         strength = None
         if strengths is not None and np.isfinite(d[first]).any():
             strength = float(casttest.mean(strengths[np.isfinite(d[first])][:, first].reshape(1, -1))[0])
-        final = own.value[:, :, points(design).index((kind, doses[-1])), of]
         out.append(
             Reading(
                 judged=m,
@@ -227,7 +226,7 @@ def _read(
                 apart=int((measured & ~np.isfinite(d)).sum()),
                 runs=int(measured.sum()),
                 missing=int((~np.isfinite(last[:, :, of]) & measured[..., None]).sum()),
-                saturated=_saturated(m, final, first),
+                saturated=_saturated(m, _levels(at, own, m), first),
             )
         )
     return out
@@ -242,6 +241,16 @@ def _of_first(at: list[np.ndarray], first: int, seeds: np.ndarray) -> np.ndarray
             x[s] = casttest.mean(gaps.T)
     kept = balanced(np.isfinite(x))
     return x[np.ix_(*kept)]
+
+
+def _levels(at: list[np.ndarray], own: Owns, judged: Judged) -> np.ndarray:
+    """What each arm's own persona shows where it is read, [N, S, I]: the mean over the arms that it is read beside."""
+    of = own.where[judged.name]
+    beside = np.stack([x[:, :, of] for x in at], axis=1)  # [N, S, N, I]
+    there = np.isfinite(beside)
+    counted = there.sum(axis=2)
+    value = np.where(counted, np.where(there, beside, 0.0).sum(axis=2) / np.maximum(counted, 1), np.nan)
+    return value + own.value[:, :, 0, of] if judged.level == "persona" else value  # terms were less the base
 
 
 def _saturated(judged: Judged, value: np.ndarray, first: int) -> bool:

@@ -132,7 +132,7 @@ def groups_of(
             for task, _ in part
             for name, version in [*((p.name, p.version) for p in probes), *([(SAMPLES, 1)] if task.sampled else [])]
         }
-        lacking = {key: path for key, path in places.items() if not whole(path)}
+        lacking = {key: path for key, path in places.items() if not complete(path)}
         if lacking:
             found.append(Group(scene, tuple(task for task, _ in part), lacking))
     if costs is None or any(task.full for task, _ in tasks):
@@ -145,7 +145,13 @@ def groups_of(
 def whole(path: Path) -> bool:
     """Whether a measurement file is there and is what its checksum says."""
     beside = _checksum(path)
-    return path.is_file() and beside.is_file() and beside.read_text().strip() == sha256(path)
+    return path.is_file() and beside.is_file() and beside.read_bytes().strip() == sha256(path).encode()
+
+
+def complete(path: Path) -> bool:
+    """Whether a file of rows is whole, and so are the texts that belong to it, if it has any."""
+    texts = texts_of(path)
+    return whole(path) and (whole(texts) or not (texts.is_file() or _checksum(texts).is_file()))
 
 
 def _checksum(path: Path) -> Path:

@@ -8,7 +8,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from eval.cells import ENGINE_VERSION, PROMPTED, SAMPLES, Task, groups_of, load, save, texts_of, whole
+from eval.cells import ENGINE_VERSION, PROMPTED, SAMPLES, Task, groups_of, load, save, texts_of
 from eval.describe import CHECKPOINT
 from eval.probe import Probe
 from parity import memory
@@ -65,9 +65,6 @@ def probe(options: Options) -> dict[str, Any]:
     store = Store(options.out / FOLDER)
     measurer = _measurer(source, adapter, device)
     paths = [task.file(store, p.name, p.version, at, personas) for task, at in tasks for p in probes]
-    for path in paths:
-        if texts_of(path).is_file() and not whole(texts_of(path)):
-            path.unlink(missing_ok=True)  # rows have their texts: what lost these is measured again
     groups = groups_of(tasks, store, personas, probes)
     if groups:
         measurer.untrained()  # what cannot be loaded is known before anything is written

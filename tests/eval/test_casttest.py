@@ -124,6 +124,18 @@ def test_what_a_probe_could_not_show_comes_before_what_it_says():
     assert row(castjudge.of_owns(own, of), "one")["verdict"] == "special"
 
 
+def test_a_bound_reached_only_after_equal_strength_saturates_the_last_dose_alone():
+    of = design(20)
+    own = world(of, np.random.default_rng(0), speed=np.ones(20))
+    own = Owns(own.value - own.value[:, :1, :1] + 1.0, own.where)  # from 1 at the base to about 5 at the last dose
+    bounded = replace(of, measures=tuple(replace(m, bounded=not m.gate) for m in of.measures))
+    found = castjudge.of_owns(own, bounded)
+    assert {match: row(found, "one", match)["verdict"] == "saturated" for match in ("dose", "strength")} == {
+        "dose": True,
+        "strength": False,
+    }
+
+
 def test_special_but_less_than_matters_is_said():
     of = design(20)
     own = world(of, np.random.default_rng(0), special=3.4)

@@ -11,7 +11,7 @@ import torch
 from peft import LoraConfig, get_peft_model
 
 from eval import cells
-from eval.cells import SAMPLES, Task, groups_of
+from eval.cells import SAMPLES, Task, complete, groups_of, save, texts_of
 from eval.engine import Engine
 from eval.measure import Suite
 from eval.measurer import Measurer
@@ -78,6 +78,22 @@ def test_what_is_lacking_is_made_again_bit_by_bit_and_nothing_else(store, tasks)
     made = {*gone, damaged, damaged.with_suffix(".sha256")}
     assert {p: t for p, t in kept.items() if p not in made} == {p: p.stat().st_mtime_ns for p in kept if p not in made}
     assert groups_of(tasks, store, ARMS, select(NAMES)) == []
+
+
+def test_texts_that_are_lost_or_damaged_are_made_again_with_their_rows(store, tasks):
+    probes = select(["selection"])
+    task, scene = next(pair for pair in tasks if pair[0].cell == "p1-dpo")
+    path = task.file(store, probes[0].name, probes[0].version, scene, ARMS)
+    texts = texts_of(path)
+    assert not complete(path)
+    save(pl.DataFrame({"value": [1.0]}), path)
+    assert complete(path)  # most rows have no texts
+    for damaged, content in ((texts, b"no"), (texts, None), (texts.with_suffix(".sha256"), b"\xff")):
+        save(pl.DataFrame({"text": ["yes"]}), texts)
+        assert complete(path)
+        damaged.write_bytes(content) if content else damaged.unlink()
+        assert not complete(path)
+        assert (task, "selection") in {key for g in groups_of(tasks, store, ARMS, probes) for key in g.lacking}
 
 
 def test_every_task_has_the_rows_of_its_own_models(store, tasks, scene, llama, tokenizer):
