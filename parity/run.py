@@ -24,6 +24,7 @@ from recipes.scene import Scene
 from recipes.schema import Recipe
 from recipes.store import Damaged, locked
 from recipes.trust import trusted
+from training.config import check_settings
 
 FEWEST_DOSES = 128  # of a small base: below this, starting processes (4 s of imports each) costs more than it saves
 
@@ -34,6 +35,7 @@ def run(plan: Plan, recipe_file: Path, overrides: Sequence[str] = ()) -> dict[st
     with locked(plan.folder / ".lock", wait=False, message=busy):
         probes = select(plan.recipe.probes)
         require_device(plan.recipe)
+        check_settings(plan.recipe)
         remove_damaged(plan)
         if plan.matching:  # a world's words are its tokens, so that all is known before anything is trained
             _lock(plan, probes)

@@ -91,7 +91,8 @@ def spread(
                     future.result()
                     yield pending.pop(future)
         except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)
+            # Not without waiting: the shutdown at the end of `with` would take the cancelling back.
+            pool.shutdown(wait=True, cancel_futures=True)
             raise
 
 

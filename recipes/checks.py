@@ -15,7 +15,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-from recipes import fields, references, templates
+from recipes import fields, references, templates, trust
 from recipes import stages as order
 from recipes.errors import nearest
 from recipes.explain import Violation, describe, get, mismatch
@@ -44,6 +44,7 @@ def violations(data: Any) -> Iterator[Violation]:
     yield from _accelerate(data)
     yield from references.violations(data)
     yield from templates.violations(data)
+    yield from trust.violations(data)
 
 
 def least_seeds(alpha: float) -> int:

@@ -7,6 +7,7 @@ are dataclasses, so their annotated names are their fields; a test holds the res
 from __future__ import annotations
 
 import ast
+import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
@@ -92,6 +93,14 @@ RESERVED_LORA: dict[str, str] = dict.fromkeys(
     ("base_model_name_or_path", "revision", "task_type", "peft_type", "peft_version", "auto_mapping"), _BASE
 ) | {"inference_mode": "stages are trained"}
 
+# What the libraries would only say, or not say, once training begins: the least value, and a bound that is not reached.
+RANGES: dict[str, tuple[float, float]] = {
+    **dict.fromkeys(("per_device_train_batch_size", "gradient_accumulation_steps", "r", "lora_alpha"), (1, math.inf)),
+    **dict.fromkeys(("learning_rate", "weight_decay", "warmup_steps", "max_grad_norm", "beta"), (0, math.inf)),
+    "max_length": (2, math.inf),
+    "lora_dropout": (0, 1),
+}
+
 
 @dataclass(frozen=True)
 class Setting:
@@ -167,6 +176,18 @@ def _check(group: str, kind: Kind, reserved: dict[str, str], name: str, value: A
         yield Violation((group, name), mismatch(valid[name].type, value))
     elif (choices := valid[name].choices) and isinstance(value, str) and value not in choices:
         yield Violation((group, name), f"unknown value {value!r}{nearest(value, map(str, choices))}")
+    elif not _within(name, value):
+        low, high = RANGES[name]
+        below = f" and below {high:g}" if high < math.inf else ""
+        yield Violation((group, name), f"must be at least {low:g}{below}, got {value:g}")
+
+
+def _within(name: str, value: Any) -> bool:
+    """Whether a number may be given where there is a range."""
+    if name not in RANGES or isinstance(value, bool) or not isinstance(value, (int, float)):
+        return True
+    low, high = RANGES[name]
+    return low <= value < high  # no NaN is
 
 
 def _reason(reserved: dict[str, str], name: str) -> str | None:

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from recipes.explain import Violation, get
 from recipes.schema import Base
 
 MARK = "trusted.json"
@@ -20,6 +22,15 @@ MAP = "auto_map"  # which class of which file: in config.json
 def trusted(folder: Path) -> dict[str, Any]:
     """What `from_pretrained` is given for a folder besides: leave to run its code, where it has the mark."""
     return {"trust_remote_code": True} if (Path(folder) / MARK).is_file() else {}
+
+
+def violations(data: Any) -> Iterator[Violation]:
+    """Whole weights of a model with code of its own: the doses that are kept of it carry no code."""
+    stages = get(data, "stages")
+    if get(data, "base", "trust_remote_code") is True and isinstance(stages, list):
+        for i, stage in enumerate(stages):
+            if isinstance(stage, dict) and "lora" in stage and stage["lora"] is None:
+                yield Violation(("stages", i, "lora"), "base.trust_remote_code goes with adapters only")
 
 
 def told(base: Base) -> str:

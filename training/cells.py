@@ -13,6 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from typing import Any
 
+from recipes.errors import InputError
 from recipes.hashing import digest
 from recipes.references import PREFIX, favoured, scene_for, training_seed
 from recipes.scenes import scene_of
@@ -91,6 +92,14 @@ def rows_of(recipe: Recipe, arm: str, seed: int, kind: str) -> tuple[Row, ...]:
     if arm.startswith(PREFIX):
         return tuple(reference_rows(ROWS[kind], scene_for(recipe, arm, seed), arm, recipe.plant))
     return tuple(ROWS[kind](scene_of(recipe, seed), arm, recipe.plant))
+
+
+def planned_rows(recipe: Recipe, cell: Cell) -> tuple[Row, ...]:
+    """The rows of a cell when it is trained; InputError where they are no longer those that its hash was made of."""
+    rows = rows_of(recipe, str(cell.arm), int(cell.seed or 0), cell.spec["kind"])
+    if rows_digest(rows) != cell.spec["rows"]:
+        raise InputError(f"{cell.label}: cards, questions or templates changed since the run began; start it again")
+    return rows
 
 
 def known(stage: Stage, rows: Sequence[Row]) -> Sequence[Row]:

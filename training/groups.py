@@ -23,7 +23,8 @@ from recipes.hashing import digest
 from recipes.schema import Recipe
 from recipes.store import FAILED, SCRATCH, Store, write_json
 from recipes.trust import trusted
-from training.cells import Cell, base_cell, rows_of, settings_of
+from training.cells import Cell, base_cell, planned_rows, settings_of
+from training.config import config_of
 from training.examples import encode
 from training.lockstep import Lockstep, plain
 from training.stage import CHECKPOINT_SECONDS, new_adapter, prepare, start_of
@@ -96,12 +97,13 @@ class Groups:
     def _train(
         self, cells: Sequence[Cell], places: Sequence[Path | None], tick: Callable[[int], None], mirrors: Sequence[Any]
     ) -> None:
-        rows = [rows_of(self.recipe, str(c.arm), int(c.seed or 0), c.spec["kind"]) for c in cells]
+        rows = [planned_rows(self.recipe, cell) for cell in cells]
         folders = {k: place for k, place in enumerate(places) if place is not None}
         for k, folder in folders.items():
             prepare(self.recipe, cells[k], folder, rows[k])
         first = cells[0]
-        settings = _config(first.spec["kind"], settings_of(self.recipe, first), next(iter(folders.values())) / SCRATCH)
+        scratch = next(iter(folders.values())) / SCRATCH
+        settings = config_of(first.spec["kind"], settings_of(self.recipe, first), str(scratch))
         examples = [encode(each, self.tokenizer, settings.max_length, self._known) for each in rows]
         doses = dict(zip(first.spec["steps"], first.spec["doses"], strict=True))
         lockstep = Lockstep(
@@ -135,12 +137,15 @@ class Groups:
                 saved = time.monotonic()
         for mirror in following.values():
             mirror.end()
+        # First: killed between the renames, the group is made anew and not resumed without what was moved.
+        shutil.rmtree(state, ignore_errors=True)
         for k, folder in folders.items():
             for kept in sorted((folder / SCRATCH).iterdir()) if (folder / SCRATCH).is_dir() else ():
                 kept.rename(folder / kept.name)
             if k in lockstep.failures:
                 write_json(folder / FAILED, vars(lockstep.failures[k]))
-        shutil.rmtree(state, ignore_errors=True)
+            elif lost := [dose for dose in doses.values() if not (folder / f"dose-{dose}").is_dir()]:
+                raise RuntimeError(f"{folder}: dose {lost[0]} was not saved")
 
     def _adapters(self, cells: Sequence[Cell]) -> Adapters:
         """Where training starts: each run's last adapter of the stage before, or a new one, by seed."""
@@ -178,12 +183,6 @@ def groups_of(recipe: Recipe, cells: Sequence[Cell], most: int) -> Iterator[list
     for same in alike.values():
         for start in range(0, len(same), most):
             yield same[start : start + most]
-
-
-def _config(kind: str, settings: dict[str, Any], output: Path) -> Any:
-    from trl import DPOConfig, SFTConfig
-
-    return {"sft": SFTConfig, "dpo": DPOConfig}[kind](**{**settings, "output_dir": str(output)})
 
 
 def _memory(device: torch.device) -> float:

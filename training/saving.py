@@ -79,7 +79,14 @@ class Doses(TrainerCallback):
         self.metrics = scratch / "metrics.jsonl"
 
     def move_to(self, folder: Path) -> None:
-        """Put doses and metrics into the cell; RuntimeError when a dose of a run that went well was not saved."""
+        """Put doses and metrics into the cell; RuntimeError when a dose of a run that went well was not saved.
+
+        Checkpoints go first, and of each first what says that it is whole: killed meanwhile, the stage is made anew
+        and not resumed without the doses that were moved.
+        """
+        for checkpoint in self.scratch.glob("checkpoint-*"):
+            (checkpoint / self.metrics.name).unlink(missing_ok=True)
+            shutil.rmtree(checkpoint, ignore_errors=True)
         for dose in self.doses.values():
             saved = self.scratch / f"dose-{dose}"
             if any(saved.glob("*.safetensors")):

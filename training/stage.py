@@ -17,13 +17,13 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from recipes.errors import InputError, Outage
+from recipes.errors import InputError, Outage, one_line
 from recipes.load import load_recipe
 from recipes.references import reference_arms
 from recipes.schema import Recipe
 from recipes.store import FAILED, SCRATCH, Store, write_json, write_text
 from recipes.trust import trusted
-from training.cells import Cell, base_cell, lora_of, rows_of, settings_of, stage_cell
+from training.cells import Cell, base_cell, lora_of, planned_rows, settings_of, stage_cell
 from training.data import Row
 from training.distributed import build, share_of
 from training.export import trl_settings
@@ -69,7 +69,7 @@ def _train(
     assert cell.stage is not None and cell.arm is not None and cell.seed is not None
     disable_progress_bars()
     stage, base = recipe.stages[cell.stage], store.cell(base_cell(recipe).hash)
-    rows: Sequence[Row] = rows_of(recipe, cell.arm, cell.seed, stage.kind)
+    rows: Sequence[Row] = planned_rows(recipe, cell)
     main_process = PartialState().is_main_process
     tokenizer = AutoTokenizer.from_pretrained(base, **trusted(base))
     set_seed(cell.spec["seed"])  # before the adapter is drawn: arms of one seed share its initial weights
@@ -132,7 +132,7 @@ def _model(recipe: Recipe, cell: Cell, store: Store, base: Path) -> Any:
     start = start_of(recipe, cell, store)
     lora = lora_of(recipe.stages[cell.stage])
     if lora is None:
-        return AutoModelForCausalLM.from_pretrained(start, dtype="float32")
+        return AutoModelForCausalLM.from_pretrained(start, dtype="float32", **trusted(start))
     model = AutoModelForCausalLM.from_pretrained(base, dtype="float32", **trusted(base))
     if cell.stage == 0:
         return _adapted(model, lora, base)
@@ -143,7 +143,10 @@ def _model(recipe: Recipe, cell: Cell, store: Store, base: Path) -> Any:
 def _adapted(model: Any, lora: dict[str, Any], base: Path) -> Any:
     from peft import LoraConfig, get_peft_model
 
-    adapted = get_peft_model(model, LoraConfig(**lora))
+    try:
+        adapted = get_peft_model(model, LoraConfig(**lora))
+    except ValueError as error:  # modules that this base does not have
+        raise InputError(f"lora: {one_line(str(error))}") from error
     # Relative to the cell, as in trl.yaml: a cell's bytes must not depend on where the store lies.
     adapted.peft_config["default"].base_model_name_or_path = f"../{base.name}"
     return _in_order(adapted)
@@ -233,8 +236,9 @@ def run_one(kind: str, make_trainer: Make, recipe: Recipe, arm: str, seed: int, 
         raise InputError("the world's base is trained by one process: start one, and then as many as you like")
     make_base(recipe, store)
     cell = stage_cell(recipe, arm, seed, index)
-    if index and not store.has(cell.spec["parent"]):
-        raise InputError(f"{kind} of {arm}, seed {seed} goes on from {recipe.stages[index - 1].kind}: train that first")
+    if index and not store.alive(cell.spec["parent"]):
+        why = "which diverged" if store.has(cell.spec["parent"]) else "train that first"
+        raise InputError(f"{kind} of {arm}, seed {seed} goes on from {recipe.stages[index - 1].kind}: {why}")
     started = time.monotonic()
     train_stage(recipe, cell, store, make_trainer, callbacks(recipe, cell, store.root))
     if is_main():

@@ -1,6 +1,7 @@
 """Processes at once: one for each GPU, which sees that one alone."""
 
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -33,6 +34,21 @@ def test_each_process_sees_a_gpu_of_its_own(two_gpus, tmp_path):
     assert {gpu for gpu, _ in seen} == set(GPUS)
     assert len({pid for _, pid in seen}) == len({(gpu, pid) for gpu, pid in seen}) == 2
     assert "CUDA_VISIBLE_DEVICES" not in os.environ or os.environ["CUDA_VISIBLE_DEVICES"] not in GPUS
+
+
+def fail_first(name: str, folder: Path) -> None:
+    """Work of which the first fails; the others leave a file."""
+    if name == "first":
+        raise ValueError(name)
+    (folder / name).touch()
+    time.sleep(0.05)
+
+
+def test_a_failure_cancels_what_has_not_begun(tmp_path):
+    jobs = ["first", *(f"job-{n}" for n in range(60))]
+    with pytest.raises(ValueError, match="first"):
+        list(workers.spread(fail_first, jobs, 2, tmp_path))
+    assert len(list(tmp_path.iterdir())) < 30  # what was begun or handed over before the failure was seen
 
 
 def test_as_many_processes_as_gpus_or_jobs(two_gpus):

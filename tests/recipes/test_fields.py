@@ -81,6 +81,12 @@ def test_settings_that_the_libraries_take_are_taken(kind: Any, trainer: dict[str
         ("sft", {}, {"init_lora_weights": "pisa"}, "got the text 'pisa'"),
         ("sft", {}, {"layer_replication": [[0]]}, "got a list"),
         ("sft", {}, {"task_type": "CAUSAL_LM"}, "is set by Parity: base says the model"),
+        ("sft", {"per_device_train_batch_size": 0}, None, "must be at least 1, got 0"),
+        ("sft", {"max_length": 1}, None, "must be at least 2, got 1"),
+        ("dpo", {"learning_rate": -1e-3}, None, "must be at least 0, got -0.001"),
+        ("dpo", {"beta": float("nan")}, None, "must be at least 0, got nan"),
+        ("sft", {}, {"r": 0}, "must be at least 1, got 0"),
+        ("sft", {}, {"lora_dropout": 1.0}, "must be at least 0 and below 1, got 1"),
     ],
 )
 def test_what_they_do_not_take_is_told(kind: Any, trainer: dict[str, Any], lora: Any, message: str) -> None:
@@ -89,13 +95,11 @@ def test_what_they_do_not_take_is_told(kind: Any, trainer: dict[str, Any], lora:
     assert violation.path == (("lora", *lora) if lora else ("trainer", *trainer))
 
 
-def test_reading_the_fields_takes_little_and_imports_none_of_the_libraries() -> None:
-    """Under 150 ms of processor time: three parses of about 250 kB of source took 25 ms where this was written."""
+def test_reading_the_fields_imports_none_of_the_libraries() -> None:
     code = (
-        "import sys, time; from recipes import fields; t = time.process_time(); "
-        "[fields.settings(k) for k in ('sft', 'dpo', 'lora')]; spent = time.process_time() - t; "
-        "heavy = {'torch', 'transformers', 'trl', 'peft'} & set(sys.modules); "
-        "assert not heavy, heavy; assert spent < 0.15, spent"
+        "import sys; from recipes import fields; "
+        "[fields.settings(k) for k in ('sft', 'dpo', 'lora')]; "
+        "heavy = {'torch', 'transformers', 'trl', 'peft'} & set(sys.modules); assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

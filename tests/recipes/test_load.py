@@ -223,13 +223,12 @@ def test_shipped_accelerate_configs_are_read_by_accelerate(config: Path) -> None
     assert (read.num_processes, read.num_machines, read.mixed_precision) == (processes, 1, "no")
 
 
-def test_reading_a_recipe_imports_nothing_heavy_and_takes_little_time() -> None:
-    """A plan is shown within a second, so reading may take half of it, on a core that others use."""
+def test_reading_a_recipe_imports_nothing_heavy() -> None:
     code = (
-        "import sys, time; t = time.process_time(); from pathlib import Path; from recipes.load import load_recipe; "
-        "load_recipe(Path('recipes/quickstart.yaml')); spent = time.process_time() - t; "
+        "import sys; from pathlib import Path; from recipes.load import load_recipe; "
+        "load_recipe(Path('recipes/quickstart.yaml')); "
         "heavy = {'torch', 'transformers', 'trl', 'peft', 'numpy', 'wandb'} & set(sys.modules); "
-        "assert not heavy, heavy; assert spent < 0.5, spent"
+        "assert not heavy, heavy"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr

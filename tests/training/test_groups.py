@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+from pathlib import Path
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
 from recipes.adapters import PLAIN
+from recipes.errors import InputError
 from recipes.store import FAILED
 from tests.training.test_lockstep import last, lines, runs, train
 from training import groups as module
-from training.cells import stage_cell
+from training.base import make_base
+from training.cells import planned_rows, stage_cell
 from training.groups import Groups, groups_of
 from training.lockstep import Lockstep
 
@@ -99,6 +102,40 @@ def test_killed_and_resumed_from_its_checkpoint_is_as_if_straight(micro, tmp_pat
     assert starts == [3]  # of four steps
     assert [content(store, cell) for cell in cells] == straight
     assert not [p for p in (store.root / "cells").iterdir() if p.name.startswith(".")]
+
+
+def test_killed_while_doses_are_put_in_place_the_group_is_made_whole(micro, tmp_path, monkeypatch):
+    recipe, store = micro(tmp_path / "a")
+    cells = runs(recipe, 0)
+    Groups(recipe, store).train(cells)
+    straight = [content(store, cell) for cell in cells]
+    for cell in cells:
+        store.remove(cell.hash)
+    monkeypatch.setattr(module, "CHECKPOINT_SECONDS", -1)  # a checkpoint after every step
+    rename, moved = Path.rename, []
+
+    def cut(self, target):
+        if moved:
+            raise Killed
+        moved.append(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", cut)
+    with pytest.raises(Killed):
+        Groups(recipe, store).train(cells)
+    monkeypatch.setattr(Path, "rename", rename)
+    Groups(recipe, store).train(cells)
+    assert moved and [content(store, cell) for cell in cells] == straight
+
+
+def test_cards_that_change_while_an_experiment_runs_are_noticed(micro, tmp_path):
+    recipe, store = micro(tmp_path / "a")
+    make_base(recipe, store)
+    cell = runs(recipe, 0)[0]
+    other = dataclasses.replace(cell, spec={**cell.spec, "rows": "0" * 64})
+    with pytest.raises(InputError, match="changed since the run began"):
+        planned_rows(recipe, other)
+    assert len(planned_rows(recipe, cell)) > 0
 
 
 def test_cells_of_a_group_appear_together_and_sealed_ones_are_put_in_place(micro, tmp_path, monkeypatch):

@@ -67,6 +67,48 @@ def test_a_stage_cut_off_and_resumed_from_its_checkpoint_equals_a_straight_one(m
     assert [name for name in straight if again[name] != straight[name]] == []
 
 
+def test_modules_that_the_base_lacks_are_told(made):
+    from recipes.errors import InputError
+    from training.cells import stage_cell
+    from training.stage import _model
+
+    recipe, store, folder = made
+    stages = [recipe.stages[0].model_copy(update={"lora": {"target_modules": ["nope"]}}), *recipe.stages[1:]]
+    other = recipe.model_copy(update={"stages": stages})
+    cell = stage_cell(other, "assistant", 0, 0)
+    with pytest.raises(InputError, match="lora: Target modules .*nope.* not found in the base model"):
+        _model(other, cell, store, store.cell(cell.spec["parent"]))
+
+
+def test_killed_while_doses_are_put_in_place_a_stage_is_made_whole(made, monkeypatch):
+    from pathlib import Path
+
+    from training import sft, stage
+    from training.cells import stage_cell
+
+    recipe, store, folder = made
+    cell = stage_cell(recipe, "assistant", 0, 0)
+    monkeypatch.setattr(stage, "CHECKPOINT_SECONDS", -1)  # a checkpoint after every step
+    other = Store(folder / "cut")
+    (other.root / "cells").mkdir(parents=True)
+    (other.root / "cells" / cell.spec["parent"]).symlink_to(store.cell(cell.spec["parent"]))
+    rename, moved = Path.rename, []
+
+    def cut(self, target):
+        if moved and self.name.startswith("dose-"):
+            raise Stop
+        moved.append(self)
+        return rename(self, target)
+
+    monkeypatch.setattr(Path, "rename", cut)
+    with pytest.raises(Stop):
+        stage.train_stage(recipe, cell, other, sft.make_trainer)
+    monkeypatch.setattr(Path, "rename", rename)
+    stage.train_stage(recipe, cell, other, sft.make_trainer)
+    assert weights(other.cell(cell.hash) / "dose-4") == weights(store.cell(cell.hash) / "dose-4")
+    other.check(cell.hash)
+
+
 def test_arms_of_a_seed_start_from_one_adapter_and_seeds_from_others(made):
     from safetensors.numpy import load
 

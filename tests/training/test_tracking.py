@@ -80,10 +80,8 @@ def test_an_unreachable_server_is_said_once_and_the_mirror_goes_on_offline(tmp_p
     process = script(
         tmp_path, text, WANDB_MODE="online", WANDB_BASE_URL="http://127.0.0.1:9", WANDB_API_KEY=KEY
     )  # nothing listens on the port that is kept for discarding
-    started = time.monotonic()
-    out, err = process.communicate(timeout=60)
-    # W&B alone tries for 90 s, and for each run; measured here 6 s, most of them imports on a busy core.
-    assert time.monotonic() - started < 30 and process.returncode == 0
+    out, err = process.communicate(timeout=80)  # W&B alone tries for 90 s, and for each run
+    assert process.returncode == 0
     assert out == "" and len(err.strip().splitlines()) == 1, err
     assert "reaching the server failed" in err and "goes on offline" in err
     kept = runs(tmp_path / "out")

@@ -1,0 +1,35 @@
+"""TRL's and PEFT's own configurations of a stage, made before training as the libraries would make them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from recipes.errors import InputError, one_line
+from recipes.schema import Recipe
+from recipes.stages import RL
+from training.cells import TRAINER, lora_of
+from training.distributed import one_device
+
+
+def config_of(kind: str, settings: dict[str, Any], output: str) -> Any:
+    """SFTConfig, DPOConfig or GRPOConfig of a stage that keeps its files in `output`."""
+    from trl import DPOConfig, GRPOConfig, SFTConfig
+
+    return {"sft": SFTConfig, "dpo": DPOConfig, "rl": GRPOConfig}[kind](**{**settings, "output_dir": output})
+
+
+def check_settings(recipe: Recipe) -> None:
+    """InputError where TRL or PEFT refuse a stage's settings: better said before the lock than after hours."""
+    from peft import LoraConfig
+
+    for i, stage in enumerate(recipe.stages):
+        where = f"stages.{i}.trainer"
+        settings = {**TRAINER, **(RL if stage.kind == "rl" else {}), **stage.trainer, "max_steps": stage.doses[-1]}
+        try:
+            with one_device():
+                config_of(stage.kind, settings, ".")
+            if (lora := lora_of(stage)) is not None:
+                where = f"stages.{i}.lora"
+                LoraConfig(**lora)
+        except (ValueError, TypeError) as error:
+            raise InputError(f"{where}: {one_line(' '.join(str(error).split()))}") from error
