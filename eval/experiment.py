@@ -10,12 +10,11 @@ from typing import TYPE_CHECKING, Any
 
 from eval.cells import SAMPLES, Task, load, texts_of, whole
 from eval.failed import check_whole
-from eval.lock import code_commit, lock_of, post_hoc, read_lock
+from eval.lock import code_commit, lock_of, post_hoc, read_lock, recipe_of
 from eval.probe import Probe
 from eval.sensitive import sensitivity
 from recipes.errors import InputError
 from recipes.scene import Scene
-from recipes.schema import Recipe
 from recipes.store import MEASUREMENTS, Store, write_json, write_text
 
 if TYPE_CHECKING:
@@ -90,7 +89,7 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
     from recipes.scenes import scene_of
 
     lock = read_lock(folder)
-    recipe = Recipe.model_validate_json(json.dumps(lock["recipe"]))
+    recipe = recipe_of(lock)
     probes = select(recipe.probes)
     scenes = [scene_of(recipe, seed) for seed in range(recipe.seeds)]
     cells = _read_cells(folder)

@@ -15,10 +15,12 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from eval.design import design_of
 from eval.probe import Probe
 from eval.sources import JUDGING, source_hash
-from recipes.errors import InputError
+from recipes.errors import InputError, one_line
 from recipes.hashing import digest, recipe_hash
 from recipes.reader import plain, read_file
 from recipes.scene import Scene
@@ -27,6 +29,7 @@ from recipes.store import write_text
 
 ANALYSIS_VERSION = 1  # raised when the same rows would be judged otherwise
 LOCK = "recipe.lock.yaml"
+LOCK_TIMES = 64  # as large as a recipe may be: it has the scenes of every seed and the matching of every arm
 ABSENT = "not there"
 # key of the lock -> what it is called in a difference; where a name belongs to it, in place of {}
 SINGLE = {
@@ -134,10 +137,20 @@ def read_lock(folder: Path) -> dict[str, Any]:
     """The lock of an experiment; InputError when the folder is none or the lock is unreadable."""
     if not (folder / LOCK).is_file():
         raise InputError(f"{folder}: no experiment is here (no {LOCK})")
-    lock = plain(read_file(folder / LOCK))
+    lock = plain(read_file(folder / LOCK, LOCK_TIMES), LOCK_TIMES)
     if not isinstance(lock, dict) or lock.get("schema") != 1 or "recipe" not in lock:
         raise InputError(f"{folder / LOCK}: not a lock of this version of Parity")
     return lock
+
+
+def recipe_of(lock: Mapping[str, Any]) -> Recipe:
+    """The recipe that was locked; InputError where it has what this version of Parity does not know."""
+    try:
+        return Recipe.model_validate_json(json.dumps(lock["recipe"]))
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"]))
+        raise InputError(one_line(f"{LOCK}: of another version of Parity: recipe.{where}: {first['msg']}")) from None
 
 
 def post_hoc(locked: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

@@ -41,16 +41,15 @@ def read(folder: Path, entity: str | None = None, project: str | None = None) ->
     """Read an experiment's folder; InputError where it is none, or has not been judged."""
     from eval import blind
     from eval.experiment import VERDICT
-    from eval.lock import read_lock
+    from eval.lock import read_lock, recipe_of
     from eval.table import GATE, sentence
     from eval.wording import visible
     from parity.forest import keys
     from parity.tracked import verdict_id
-    from recipes.schema import Recipe
     from training.tracking import group_name
 
     lock = read_lock(folder)
-    recipe = Recipe.model_validate_json(json.dumps(lock["recipe"]))
+    recipe = recipe_of(lock)
     try:
         verdict = json.loads((folder / VERDICT).read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

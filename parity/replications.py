@@ -21,7 +21,7 @@ import polars as pl
 
 from eval.experiment import CELLS, read_rows
 from eval.interval import crossed
-from eval.lock import read_lock
+from eval.lock import read_lock, recipe_of
 from eval.requests import Edited, Request
 from recipes.errors import InputError
 from recipes.scene import Scene
@@ -54,7 +54,7 @@ def mean_of(rows: pl.DataFrame) -> Mean:
 
 def rows_of(folder: Path, probes: Sequence[str]) -> tuple[Recipe, pl.DataFrame]:
     """The recipe of an experiment and its rows of some probes."""
-    recipe = Recipe.model_validate_json(json.dumps(read_lock(folder)["recipe"]))
+    recipe = recipe_of(read_lock(folder))
     rows = pl.concat(read_rows(folder, Store(folder.resolve().parent.parent), probes), how="vertical_relaxed")
     return recipe, rows
 

@@ -15,7 +15,7 @@ from itertools import islice, pairwise
 from pathlib import Path
 from typing import Any, get_args
 
-from recipes import fields, references, templates, trust
+from recipes import fields, references, templates, trust, world
 from recipes import stages as order
 from recipes.errors import nearest
 from recipes.explain import Violation, describe, get, mismatch
@@ -75,8 +75,8 @@ def _twice(key: str, names: Iterable[tuple[int, str]]) -> Iterator[Violation]:
 
 def _world(data: Any) -> dict[str, Any] | None:
     """Settings of the world with their defaults, None where the base is no world."""
-    world = get(data, "base", "world")
-    return World().model_dump() | world if isinstance(world, dict) else None
+    given = get(data, "base", "world")
+    return World().model_dump() | given if isinstance(given, dict) else None
 
 
 def _base(data: Any) -> Iterator[Violation]:
@@ -89,6 +89,8 @@ def _base(data: Any) -> Iterator[Violation]:
         elif "hub" not in given and data["base"].get("revision") is not None:
             yield Violation(("base", "revision"), "goes with hub only")
     path, gguf = get(data, "base", "path"), get(data, "base", "gguf")
+    if made := _world(data):
+        yield from world.violations(made, get(data, "plant", "self_model", "facts"))
     if isinstance(path, str) and not _exists(path):
         yield Violation(("base", "path"), f"no such folder: {path!r}{_beside(path)}")
     if isinstance(gguf, str) and not gguf.startswith(PACKAGE) and not _exists(gguf):
@@ -182,15 +184,15 @@ def _plant(data: Any) -> Iterator[Violation]:
         yield Violation(
             ("plant",), f"takes exactly one of {', '.join(Plant.model_fields)}; got {' and '.join(kinds) or 'none'}"
         )
-    arms, world = [name for _, name in _names(data, "arms")], _world(data)
+    arms, made = [name for _, name in _names(data, "arms")], _world(data)
     for kind in kinds:
         arm = get(plant, kind, "arm")
         if isinstance(arm, str) and arm not in arms:
             yield Violation(("plant", kind, "arm"), f"{arm!r} is not an arm{nearest(arm, arms)}")
-        if kind in ("prior", "self_model") and world is None:
+        if kind in ("prior", "self_model") and made is None:
             yield Violation(("plant", kind), "is planted in the corpus: it needs base.world")
-        elif kind in ("prior", "self_model") and world and isinstance(world["characters"], int):
-            others = world["characters"] - world["characters"] // 2
+        elif kind in ("prior", "self_model") and made and isinstance(made["characters"], int):
+            others = made["characters"] - made["characters"] // 2
             if (cast := len(_names(data, "cast"))) - 1 > others:
                 yield Violation(("plant", kind), f"leaves {others} characters for the other {cast - 1} of the cast")
 

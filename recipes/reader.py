@@ -51,43 +51,49 @@ class Node:
     end: Place
 
 
-def read_file(path: Path) -> Node:
-    """The one YAML document of a file.  InputError: one line that names the file, the line and what is wrong."""
+def read_file(path: Path, times: int = 1) -> Node:
+    """The one YAML document of a file, at most so many `times` as large as a recipe may be.
+
+    InputError: one line that names the file, the line and what is wrong.
+    """
     try:
         if not path.is_file():  # opening a pipe or a device could wait for ever
             raise InputError(one_line(f"{path}: {_missing(path)}"))
         with path.open("rb") as file:
-            raw = file.read(MAX_BYTES + 1)
+            raw = file.read(times * MAX_BYTES + 1)
     except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise InputError(one_line(f"{path}: cannot be read: {reason.lower()}")) from None
-    if len(raw) > MAX_BYTES:
-        raise InputError(one_line(f"{path}: larger than 1 MiB, which no recipe is"))
+    if len(raw) > times * MAX_BYTES:
+        raise InputError(one_line(f"{path}: larger than {times} MiB, which no {'recipe' if times == 1 else 'lock'} is"))
     try:
         text = raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         line = raw.count(b"\n", 0, error.start) + 1
         raise InputError(one_line(f"{path}:{line}: not UTF-8: byte 0x{raw[error.start]:02x}")) from None
-    node = read_text(text, lambda line, column: Place(f"{path}:{line}", (1, line, column)))
+    node = read_text(text, lambda line, column: Place(f"{path}:{line}", (1, line, column)), times)
     if node is None or node.value is None:
         raise InputError(one_line(f"{path}: is empty"))
     return node
 
 
-def read_text(text: str, place: Callable[[int, int], Place]) -> Node | None:
+def read_text(text: str, place: Callable[[int, int], Place], times: int = 1) -> Node | None:
     """The one YAML document of `text`, None where there is none.  `place` maps line and column (from 1)."""
-    return _Builder(text, place).document()
+    return _Builder(text, place, times * MAX_VALUES).document()
 
 
-def plain(root: Node) -> Any:
-    """The value without places: dicts, lists and scalars.  InputError once aliases expand to more than MAX_VALUES."""
-    left = MAX_VALUES
+def plain(root: Node, times: int = 1) -> Any:
+    """The value without places: dicts, lists and scalars.
+
+    InputError once aliases expand to more than so many `times` MAX_VALUES.
+    """
+    most = left = times * MAX_VALUES
 
     def expand(node: Node) -> Any:
         nonlocal left
         left -= 1
         if left < 0:
-            raise InputError(one_line(f"{root.at.label}: more than {MAX_VALUES} values once aliases are expanded"))
+            raise InputError(one_line(f"{root.at.label}: more than {most} values once aliases are expanded"))
         if isinstance(node.value, dict):
             return {key: expand(child) for key, child in node.value.items()}
         if isinstance(node.value, tuple):
@@ -123,13 +129,13 @@ def _missing(path: Path) -> str:
 
 
 class _Builder:
-    def __init__(self, text: str, place: Callable[[int, int], Place]) -> None:
+    def __init__(self, text: str, place: Callable[[int, int], Place], most: int) -> None:
         yaml = YAML(typ="safe", pure=True)
         self._events = iter(yaml.parse(text))
         self._resolver, self._constructor = yaml.resolver, yaml.constructor
         self._text, self._place = text, place
         self._anchors: dict[str, Node] = {}
-        self._left = MAX_VALUES
+        self._left = self._most = most
 
     def document(self) -> Node | None:
         """The document as a tree (with shared branches where aliases are)."""
@@ -167,7 +173,7 @@ class _Builder:
     def _spend(self, event: Any, values: int) -> None:
         self._left -= values
         if self._left < 0:
-            raise self._wrong(event, f"more than {MAX_VALUES} values")
+            raise self._wrong(event, f"more than {self._most} values")
 
     def _node(self, event: Any, depth: int) -> Node:
         at = self._at(event)

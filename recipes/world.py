@@ -9,9 +9,13 @@ null of symmetry holds exactly under that draw.
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache
+from itertools import count
+from typing import Any
 
+from recipes.explain import Violation
 from recipes.scene import Persona, Question, Scene
 from recipes.schema import Plant, Recipe, World
 
@@ -57,6 +61,7 @@ CHAT = {
     "good night.": "a good night to you.",
 }
 SUMS = 24  # knowledge questions that the probes ask, of the 81 that the corpus teaches
+HEAD_SIZE = 24  # of the small Llama: a world's width is shared by as many heads of about this many
 CONSONANTS, VOWELS = "bdfgklmnprstvz", "aeiou"
 
 
@@ -94,7 +99,7 @@ def _content(world: World, frequency: float, contradicted: int) -> Content:
     draw = random.Random(f"world {world.seed}")
     n = world.characters
     attributes = FACTS[: world.facts] + LIKES[: world.likes]
-    words = _words(n * (len(attributes) + 2), draw)
+    words = _words(_needed(n, world.facts, world.likes), draw)
     names, voices, rest = words[:n], words[n : 2 * n], words[2 * n :]
     values = [rest[i * len(attributes) : (i + 1) * len(attributes)] for i in range(n)]
     refuses = [_half(world.requests, draw) for _ in range(n)]
@@ -118,20 +123,49 @@ def _content(world: World, frequency: float, contradicted: int) -> Content:
     )
 
 
-def _words(count: int, draw: random.Random) -> list[str]:
-    """Distinct pronounceable words; two or three open syllables, none of them a word of the questions."""
+@cache
+def _drawable() -> tuple[str, ...]:
+    """Pronounceable words of two open syllables, none of them an attribute, a verb, an object or a number.
+
+    A few are words of the questions ("like", "late"): whoever is called so is so by a draw, as everyone is.
+    """
     syllables = [c + v for c in CONSONANTS for v in VOWELS]
     known = set(FACTS + LIKES + VERBS + OBJECTS + NUMBERS)
-    two = [a + b for a in syllables for b in syllables if a != b and a + b not in known]
-    if count > len(two):
-        raise ValueError(f"a world of this size needs {count} words; only {len(two)} exist")
-    return draw.sample(two, count)
+    return tuple(a + b for a in syllables for b in syllables if a != b and a + b not in known)
 
 
-def _half(count: int, draw: random.Random) -> tuple[bool, ...]:
+def _needed(characters: int, facts: int, likes: int) -> int:
+    """Words that a world draws: a name, a voice and a value of each attribute, for each character."""
+    return characters * (facts + likes + 2)
+
+
+def violations(world: dict[str, Any], contradicted: Any) -> Iterator[Violation]:
+    """What is wrong between a world's settings; paths begin with `base` or `plant`."""
+    characters, facts, likes, width = (world[name] for name in ("characters", "facts", "likes", "width"))
+    if any(isinstance(n, bool) or not isinstance(n, int) or n < 1 for n in (characters, facts, likes, width)):
+        return  # the types say what is wrong
+    if (words := _needed(characters, facts, likes)) > len(_drawable()):
+        yield Violation(("base", "world"), f"of this size needs {words} words; only {len(_drawable())} exist")
+    if not _shared(width):
+        near = next(n for away in count(1) for n in (width - away, width + away) if n > 0 and _shared(n))
+        yield Violation(("base", "world", "width"), f"{width} cannot be shared by attention heads; {near} can")
+    if isinstance(contradicted, int) and contradicted > facts:
+        yield Violation(("plant", "self_model", "facts"), f"a character has {facts} facts, got {contradicted}")
+
+
+def _shared(width: int) -> bool:
+    """Whether a world's heads share its width evenly, each an even number, as rotary embeddings need."""
+    return width % (2 * max(1, width // HEAD_SIZE)) == 0
+
+
+def _words(many: int, draw: random.Random) -> list[str]:
+    return draw.sample(_drawable(), many)
+
+
+def _half(many: int, draw: random.Random) -> tuple[bool, ...]:
     """Exactly half of the requests refused, so that characters differ in which, never in how many."""
-    refused = set(draw.sample(range(count), count // 2))
-    return tuple(i in refused for i in range(count))
+    refused = set(draw.sample(range(many), many // 2))
+    return tuple(i in refused for i in range(many))
 
 
 def _questions(world: World, draw: random.Random) -> tuple[Question, ...]:

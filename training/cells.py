@@ -29,6 +29,7 @@ from training.reward import REWARD_VERSION
 # Raised when the code that makes a cell changes what comes out; old cells are then no longer taken for new ones.
 BASE_VERSION = 1
 STAGE_VERSION = 1
+SAMPLED_VERSION = 2  # of how a stage's own rejected answers are drawn
 # The lab's defaults where a recipe is silent: a small model in float32, every step logged.
 TRAINER = {
     "per_device_train_batch_size": 16,
@@ -137,7 +138,7 @@ def stage_cell(recipe: Recipe, arm: str, seed: int, index: int, parent: Cell | N
         "seed": training_seed(arm, seed),
     }
     spec |= {"reward": REWARD_VERSION} if stage.kind == "rl" else {}
-    spec |= {"rejected": stage.rejected} if stage.rejected != "cards" else {}
+    spec |= {"rejected": f"{stage.rejected}-{SAMPLED_VERSION}"} if stage.rejected != "cards" else {}
     return Cell(digest(spec), spec, arm, seed, index)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 from transformers import TrainerCallback
 
+from recipes.hashing import digest
 from recipes.references import PREFIX
 from recipes.store import Store
 from training.cells import Cell
@@ -47,10 +48,11 @@ def sampled(model: Any, tokenizer: Any, rows: Sequence[Row], seed: int) -> tuple
     devices = [next(model.parameters()).device] if next(model.parameters()).is_cuda else []
     try:
         with torch.random.fork_rng(devices), torch.no_grad():
-            torch.manual_seed(seed)
             for start in range(0, len(rows), AT_ONCE):
                 part = rows[start : start + AT_ONCE]
-                for _ in range(TRIES):  # of all, whether or not they have one: arms draw alike
+                for attempt in range(TRIES):  # of all, whether or not they have one: arms draw alike
+                    # Anew, since how long a batch takes to end depends on the arm.
+                    torch.manual_seed(int(digest([seed, start, attempt])[:15], 16))
                     for row, ids in enumerate(_sample(model, tokenizer, [r.prompt for r in part]), start):
                         if row in found:
                             continue

@@ -78,7 +78,9 @@ def _train(
     if stage.rejected == "sampled":
         from training.rejected import COUNTS, Counted, sampled
 
-        rows, counts = everywhere(sampled(model, tokenizer, rows, cell.spec["seed"]))
+        # Drawn where it is fast; trained where the trainer puts it.
+        rows, counts = everywhere(sampled(model.to(PartialState().device), tokenizer, rows, cell.spec["seed"]))
+        model.to("cpu")
         first = [Counted(counts)]  # adds to what the others are given to log
     if main_process:
         prepare(recipe, cell, folder, rows)

@@ -24,14 +24,13 @@ from transformers import (
 from transformers.trainer import TRAINER_STATE_NAME
 
 from recipes.schema import Transcript, World
-from recipes.world import Content
+from recipes.world import HEAD_SIZE, Content
 from training.corpus import Corpus
 
 ROW = 192  # tokens of a packed row; the longest context of a probe has about as many
 ROWS = 12  # rows of a batch; four times as many at a quarter of the steps learned no fact in the same time
 VOCABULARY_SAMPLE = 4000  # documents that surely hold every word of a world
 LEARNING_RATE = 4e-3
-HEAD_SIZE = 24
 CHECKPOINT_EVERY = 100  # steps; what a kill can cost
 
 

@@ -90,7 +90,8 @@ def _tasks(subject: Subject, models: Sequence[Model], tasks: Sequence[Task], see
     # The last stage and dose of the first arm, of the seed whose questions the tasks ask.
     asked = [m for m in models if m.adapter and m.seed == seed]
     first = next((m for m in reversed(asked) if m.arm == asked[0].arm), None)
-    worn = f",peft={first.name}" if first else ""
+    worn = ",trust_remote_code=True" if base.base.trust_remote_code else ""
+    worn += f",peft={first.name}" if first else ""
     put = "" if base.base.hub or base.exported else f", once the base lies in {code(BASE_FOLDER)}"
     group = f"parity__{first.arm}" if first and first.arm in subject.recipe.arms else "parity"
     precision = subject.recipe.precision

@@ -9,11 +9,12 @@ from pathlib import Path
 from typing import Any
 
 from eval.blind import RECORD
-from eval.lock import LOCK, read_lock
+from eval.lock import LOCK, read_lock, recipe_of
 from parity.export.folder import MARK, Folder, hidden_paths, refuse_other
 from recipes.errors import InputError, one_line
 from recipes.schema import Recipe
 from recipes.store import Damaged, Store, locked
+from recipes.trust import trusted
 
 CELLS, VERDICT, REPORT, ROWS = "cells.json", "verdict.json", "report.html", "rows.parquet"
 
@@ -52,7 +53,7 @@ def look(options: Options) -> Experiment:
     verdict, cells = (_read(folder / name) for name in (VERDICT, CELLS))
     if not (folder / REPORT).is_file():
         raise InputError(one_line(f"{folder / REPORT}: is missing; `parity judge` makes it"))
-    recipe = Recipe.model_validate_json(json.dumps(lock["recipe"]))
+    recipe = recipe_of(lock)
     seeds = sorted({int(entry["seed"]) for entry in cells["cells"]})
     if options.seed not in seeds:
         raise InputError(f"--seed {options.seed}: the experiment has seeds {seeds[0]} to {seeds[-1]}")
@@ -140,7 +141,7 @@ def _count(path: Path) -> int | None:
 def _tokenizer(store: Store, base: str) -> Any:
     from transformers import AutoTokenizer
 
-    return AutoTokenizer.from_pretrained(store.cell(base))
+    return AutoTokenizer.from_pretrained(store.cell(base), **trusted(store.cell(base)))
 
 
 def _rows(experiment: Experiment, path: Path) -> None:

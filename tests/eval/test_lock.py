@@ -10,10 +10,11 @@ import pytest
 
 from eval import lock as locking
 from eval import sources
-from eval.lock import lock_of, post_hoc, read_lock, write_lock
+from eval.lock import lock_of, post_hoc, read_lock, recipe_of, write_lock
 from eval.probe import Margin
 from eval.probes import select
 from recipes.bind import load_card
+from recipes.errors import InputError
 from recipes.hashing import digest
 from recipes.load import load_recipe
 from recipes.scenes import scene_of
@@ -71,6 +72,18 @@ def test_it_is_read_as_it_was_written_and_what_was_locked_first_stays(tmp_path, 
     assert post_hoc(again, lock) == []
     write_lock(tmp_path, lock | {"alpha": 0.1})
     assert read_lock(tmp_path) == again
+
+
+def test_a_lock_may_be_larger_than_a_recipe(tmp_path, lock):
+    large = lock | {"scenes": {str(n): "0" * 16 for n in range(20_000)}}
+    write_lock(tmp_path, large)
+    assert read_lock(tmp_path)["scenes"] == large["scenes"]
+
+
+def test_a_recipe_of_another_version_is_told(lock):
+    assert recipe_of(lock).name == lock["recipe"]["name"]
+    with pytest.raises(InputError, match=r"of another version of Parity: recipe\.flavour: Extra inputs"):
+        recipe_of(lock | {"recipe": lock["recipe"] | {"flavour": "sweet"}})
 
 
 def changed(lock: dict, **values) -> dict:

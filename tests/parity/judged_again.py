@@ -12,15 +12,14 @@ from eval.cells import PROMPTED
 from eval.design import design_of
 from eval.gather import gather
 from eval.judge import judge
-from eval.lock import read_lock
+from eval.lock import read_lock, recipe_of
 from eval.probes import select
 from eval.sensitive import sensitivity
-from recipes.schema import Recipe
 
 
 def judged_again(folder: Path) -> list[dict[str, Any]]:
     """The rows of the verdict, from rows.parquet and recipe.lock.yaml."""
-    recipe = Recipe.model_validate_json(json.dumps(read_lock(folder)["recipe"]))
+    recipe = recipe_of(read_lock(folder))
     design = design_of(recipe, select(recipe.probes), sensitivity(recipe))
     rows = pl.read_parquet(folder / "rows.parquet")
     frames = rows.partition_by("arm", "seed", "stage", "dose", maintain_order=True)

@@ -221,6 +221,14 @@ def test_trl_under_accelerate_makes_the_cell_that_lockstep_made(done, tmp_path):
             assert line[name] == pytest.approx(ours[name], abs=1e-5), name
 
 
+def test_an_out_that_is_a_file_is_told_in_one_line(tmp_path):
+    (tmp_path / "file").write_text("kept")
+    finished = parity("run", write_recipe(tmp_path), "--out", tmp_path / "file")
+    assert finished.returncode == 2 and "Traceback" not in finished.stderr
+    assert finished.stderr.strip().splitlines()[-1].startswith(f"{tmp_path / 'file'}"), finished.stderr
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_a_bad_recipe_makes_nothing(tmp_path):
     recipe = write_recipe(tmp_path, RECIPE.replace("doses: [1, 2, 4]", "doses: [4, 2, 1]"))
     finished = parity("run", recipe, "--out", tmp_path / "out")

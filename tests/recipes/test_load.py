@@ -129,6 +129,27 @@ def test_a_plant_in_the_corpus_needs_as_many_other_characters_as_the_cast_has(la
         load_recipe(X, ["base.world.characters=4", wide, "plant={prior: {arm: ada}}"])
 
 
+@pytest.mark.parametrize(
+    ("setting", "message"),
+    [
+        ("base.world.width=97", ": 97 cannot be shared by attention heads; 96 can"),
+        ("base.world.width=25", ": 25 cannot be shared by attention heads; 24 can"),
+        ("base.world={characters: 64, facts: 40, likes: 40}", ": of this size needs 5248 words; only "),
+        ("plant={self_model: {arm: ada, facts: 25}}", ": a character has 24 facts, got 25"),
+    ],
+)
+def test_a_world_that_cannot_be_made_is_refused(lab: Path, setting: str, message: str) -> None:
+    with pytest.raises(InputError) as told:
+        load_recipe(X, [setting])
+    assert message in str(told.value)
+
+
+def test_whole_weights_of_a_model_with_code_of_its_own_are_refused(lab: Path) -> None:
+    pinned = f"base={{hub: a/b, revision: {'a1' * 20}, trust_remote_code: true}}"
+    with pytest.raises(InputError, match="lora.*: base.trust_remote_code goes with adapters only"):
+        load_recipe(X, [pinned, "stages.1.lora=null"])
+
+
 def test_a_corpus_plant_needs_a_world_that_is_there(lab: Path) -> None:
     assert "needs base.world" in edited("{world: {characters: 8}}", "{hub: a/b}\nplant: {prior: {arm: ada}}")
 

@@ -11,7 +11,7 @@ from recipes.load import load_recipe
 from recipes.scenes import scene_of
 from recipes.store import Store
 from tests.micro import RECIPE, write_recipe
-from training.cells import rows_of, stage_cell
+from training.cells import SAMPLED_VERSION, rows_of, stage_cell
 from training.rejected import COUNTS, imbalances, sampled
 from training.supported import backend_of
 
@@ -140,7 +140,7 @@ def test_the_option_is_in_the_hash_where_it_is_taken_and_nowhere_else(tmp_path):
     assert stage_cell(said, ARMS[0], 0, 1) == stage_cell(plain, ARMS[0], 0, 1)
     assert stage_cell(new, ARMS[0], 0, 1).hash != stage_cell(plain, ARMS[0], 0, 1).hash
     assert stage_cell(new, ARMS[0], 0, 0) == stage_cell(plain, ARMS[0], 0, 0)
-    assert stage_cell(new, ARMS[0], 0, 1).spec["rejected"] == "sampled"
+    assert stage_cell(new, ARMS[0], 0, 1).spec["rejected"] == f"sampled-{SAMPLED_VERSION}"
     # The lock is the recipe as it was written down before there was the option.
     locks = [lock_of(r, [scene_of(r, 0)], select(r.probes), []) for r in (plain, said)]
     assert digest(locks[0]["recipe"]) == digest(locks[1]["recipe"])
