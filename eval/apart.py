@@ -15,20 +15,20 @@ Rows = Sequence[Mapping[str, Any]]
 
 
 def shown(verdict: Mapping[str, Any]) -> dict[str, Any]:
-    """What the report shows, as text: ``{"prompted", "random_text", "twin", "placebo", "placebo_told", "pair"}``.
+    """What the report shows, as text: ``{"prompted", "random_text", "twin", "placebo", "placebo_told", "pairs"}``.
 
-    Of the reference arms, headline measures at the recipe's reading and the first pair; everything is in verdict.json.
+    Of the reference arms, headline measures at the recipe's reading and of the first pair of each kind.
     """
     compared, given = verdict.get("prompted") or [], verdict.get("references") or {}
     several = table.many({"rows": compared})
-    pair = next((tuple(row["pair"]) for kind in ("random_text", "twin") for row in given.get(kind) or []), None)
+    first = {kind: next((tuple(r["pair"]) for r in given.get(kind) or []), None) for kind in ("random_text", "twin")}
     return {
         "prompted": [_over_pairs(of) for of in _by_probe(compared)] if several else [_compared(r) for r in compared],
         "over_pairs": several,
         "first": FIRST,
-        "pair": " and ".join(map(visible, pair)) if pair else "",
-        "random_text": [_random(r) for r in _heads(given.get("random_text"), pair)],
-        "twin": [_twin(r) for r in _read(_heads(given.get("twin"), pair), verdict)],
+        "pairs": {kind: " and ".join(map(visible, pair or ())) for kind, pair in first.items()},
+        "random_text": [_random(r) for r in _heads(given.get("random_text"), first["random_text"])],
+        "twin": [_twin(r) for r in _read(_heads(given.get("twin"), first["twin"]), verdict)],
         "placebo": [_placebo(r) for r in _read(_heads(given.get("placebo"), None), verdict) if r["contrast"] != "T"],
         "placebo_told": _false_positives(given.get("placebo") or [], verdict),
     }

@@ -50,6 +50,7 @@ class Design:
     measures: tuple[Judged, ...]
     looks: tuple[int, ...] = ()  # numbers of seeds at which it may be judged under a plan; none: once
     spending: str = "pocock"
+    contrasts: tuple[str, ...] = ("T", "delta", "lambda")  # of measures of personas; of others delta alone
 
     @property
     def gate(self) -> Judged | None:

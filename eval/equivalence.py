@@ -57,9 +57,9 @@ def share(delta: np.ndarray, favouring: np.ndarray, level: float) -> tuple[float
 
 
 def seeds_needed(delta: np.ndarray, margin: float, alpha: float) -> int | None:
-    """Seeds that would settle an undetermined row, about ((z_{1-alpha} + z_{.9}) sd / margin)^2, 2.93 at alpha .05.
+    """Seeds that would show equivalence where there is no difference, about ((z_{1-alpha} + z_{.9}) sd / margin)^2.
 
-    sd is that of the seed means, x [S, I]; the power is .8 when there is no difference.  What the items add to the
+    The z sum to 2.93 at alpha .05; sd is that of the seed means, x [S, I]; the power is .8.  What the items add to the
     variance, and more seeds would not take away, is taken off the squared margin first.  At least one more than there
     are, since those did not settle it.  None where seeds alone would not settle it, or one seed tells no variance.
     """

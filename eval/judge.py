@@ -51,9 +51,7 @@ def judge(rows: pl.DataFrame, design: Design, failed: Failed = ()) -> dict[str, 
     for pair in design.pairs:
         lines = list(_lines(grids(admitted, design, pair), design, pair, failed))
         p, adjusted, levels = _tests(lines, design)
-        out += [
-            _row(pair, line, lines, p[k], adjusted[k], design, levels[line.primary]) for k, line in enumerate(lines)
-        ]
+        out += [_row(pair, line, p[k], adjusted[k], design, levels[line.primary]) for k, line in enumerate(lines)]
         losses += _said(pair, lines)
     verdicts = [row["verdict"] for row in out if row["primary"]]
     return {"rows": out, "verdict": of_experiment(verdicts), "losses": losses}  # type: ignore[arg-type]
@@ -69,7 +67,7 @@ def _lines(of: dict[str, Grid], design: Design, pair: tuple[str, str], failed: F
             if strengths is not None and not judged.gate:
                 readings.append(read(of[judged.name], design, judged, stage, strengths, gone))
             for reading in readings:
-                for contrast in ("T", "delta", "lambda") if judged.level == "persona" else ("delta",):
+                for contrast in design.contrasts if judged.level == "persona" else ("delta",):
                     primary = contrast != "T" and reading.match == design.match and design.is_primary(judged)
                     yield _Line(reading, contrast, reading.contrasts.get(contrast), primary, len(gone))
 
@@ -94,9 +92,7 @@ def _tests(lines: list[_Line], design: Design) -> tuple[np.ndarray, np.ndarray, 
     return p, adjusted, levels
 
 
-def _row(
-    pair: tuple[str, str], line: _Line, lines: list[_Line], p: float, p_adjusted: float, design: Design, levels: Levels
-) -> Row:
+def _row(pair: tuple[str, str], line: _Line, p: float, p_adjusted: float, design: Design, levels: Levels) -> Row:
     reading, judged, alpha = line.reading, line.reading.judged, design.alpha
     row: Row = {
         "pair": list(pair),

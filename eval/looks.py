@@ -27,7 +27,7 @@ from statistics import NormalDist
 import numpy as np
 
 from eval.design import Design
-from eval.signflip import EXACT, SAMPLE, TIE, _canonical, _scaled
+from eval.signflip import EXACT, TIE, canonical, scaled, sign_vectors
 
 DRAWS = 100_000  # of normal seeds: a level of .02 is then known to .0005
 SAMPLES = 5  # of normal seeds: the levels of one differ from another's by some hundredths of themselves
@@ -72,7 +72,7 @@ def sign_flip_levels(x: np.ndarray, looks: Sequence[int], spend: Sequence[float]
     there = np.isfinite(x).any(axis=1)
     sizes = [int(there[:look].sum()) for look in looks]
     x = x[there]
-    z = _scaled(x)
+    z = scaled(x)
     finite = np.isfinite(x)
     edges = [0, *sizes]
     # within the seeds that a look adds, neither their order nor the swap of the arms may move a bit
@@ -163,19 +163,15 @@ def levels_of(family: np.ndarray, design: Design) -> dict[bool, Levels]:
 
 
 def _sign_vectors(n: int) -> np.ndarray:
-    """Sign vectors [b, n] up to their common sign, all of them or a fixed sample; the first is the identity."""
-    if n <= EXACT:
-        numbers = np.arange(2 ** max(n - 1, 0))
-        return 1.0 - 2.0 * ((numbers[:, None] >> np.arange(n)) & 1)
-    drawn = np.random.default_rng(0).integers(0, 2, size=(SAMPLE, n), dtype=np.int8)
-    drawn[0] = 0
-    return 1.0 - 2.0 * drawn
+    """The sign vectors [b, n] that p is counted over, the identity first."""
+    drawn = list(sign_vectors(n))
+    return np.concatenate(drawn if 0 < n <= EXACT else [np.ones((1, n)), *drawn])
 
 
 def _ordered(z: np.ndarray, finite: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     if not len(z):
         return z, finite
-    marked = _canonical(np.hstack([z, np.where(finite, 1.0, 0.0)]))
+    marked = canonical(np.hstack([z, np.where(finite, 1.0, 0.0)]))
     # a row whose first entry was negative has been negated as a whole, its marks too
     return marked[:, : z.shape[1]], marked[:, z.shape[1] :] != 0
 

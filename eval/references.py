@@ -76,8 +76,8 @@ def placebo(rows: pl.DataFrame, own: pl.DataFrame, design: Design, failed: Faile
     T is the mean gain of both over the base (neither was asked about the other), and there is no lambda.
     """
     beside, pair = _as_pair(rows, own, design)
-    judged = judge(beside, replace(design, arms=pair, pairs=(pair,)), failed)
-    return [row | {"reference": True} for row in judged["rows"] if row["contrast"] != "lambda"]
+    judged = judge(beside, replace(design, arms=pair, pairs=(pair,), contrasts=("T", "delta")), failed)
+    return [row | {"reference": True} for row in judged["rows"]]
 
 
 def twins(rows: pl.DataFrame, own: pl.DataFrame, design: Design, failed: Failed = ()) -> list[Row]:

@@ -33,12 +33,12 @@ def sign_flip(x: np.ndarray) -> np.ndarray:
 
     |mean| and |t| order the sign vectors alike, so the p of the studentised statistic is the same.  All zero: p = 1.
     """
-    columns = np.sort(_scaled(np.abs(x)), axis=0)  # signs of one column are all that flipping changes
+    columns = np.sort(scaled(np.abs(x)), axis=0)  # signs of one column are all that flipping changes
     unit = columns / _norm(columns, _counts(x))
     observed = np.abs(_unit_sums(x))
     counts = np.zeros(x.shape[1])
     total = 0
-    for signs in _sign_vectors(x.shape[0]):
+    for signs in sign_vectors(x.shape[0]):
         counts += (np.abs(signs @ unit) >= observed - TIE).sum(axis=0)
         total += len(signs)
     return _share(counts, total, x.shape[0])
@@ -56,14 +56,14 @@ def max_t(x: np.ndarray) -> np.ndarray:
     if not len(used):
         return adjusted
     n = counted[used]
-    rows = _canonical(_scaled(x[:, used]))
+    rows = canonical(scaled(x[:, used]))
     unit = rows / _norm(rows, n)
     observed = np.abs(_unit_sums(x[:, used]))
     sizes = np.unique(n)
     thresholds = [np.array([_same_t(r, own, size) for r, own in zip(observed, n, strict=True)]) for size in sizes]
     counts = np.zeros(len(used))
     total = 0
-    for signs in _sign_vectors(x.shape[0]):
+    for signs in sign_vectors(x.shape[0]):
         statistic = np.abs(signs @ unit)
         hit = np.zeros((len(signs), len(used)), dtype=bool)
         for size, threshold in zip(sizes, thresholds, strict=True):
@@ -84,7 +84,7 @@ def benjamini_hochberg(p: Sequence[float]) -> np.ndarray:
     return adjusted
 
 
-def _sign_vectors(n_seeds: int) -> Iterator[np.ndarray]:
+def sign_vectors(n_seeds: int) -> Iterator[np.ndarray]:
     """Blocks [b, S] of sign vectors up to their common sign (the tests are two-sided); drawn ones lack the identity."""
     if n_seeds <= EXACT:
         half = 2 ** (n_seeds - 1) if n_seeds else 0
@@ -108,7 +108,7 @@ def _counts(x: np.ndarray) -> np.ndarray:
     return np.isfinite(x).sum(axis=0)
 
 
-def _scaled(x: np.ndarray) -> np.ndarray:
+def scaled(x: np.ndarray) -> np.ndarray:
     """Missing seeds as 0, each column divided by its largest magnitude, lest squares underflow or overflow."""
     z = np.where(np.isfinite(x), x, 0.0)
     largest = np.abs(z).max(axis=0, initial=0.0)
@@ -122,12 +122,12 @@ def _norm(z: np.ndarray, n: np.ndarray) -> np.ndarray:
 
 
 def _unit_sums(x: np.ndarray) -> np.ndarray:
-    z = _scaled(x)
+    z = scaled(x)
     ordered = np.take_along_axis(z, np.argsort(np.abs(z), axis=0, kind="stable"), axis=0)
     return ordered.sum(axis=0) / _norm(ordered, _counts(x))
 
 
-def _canonical(x: np.ndarray) -> np.ndarray:
+def canonical(x: np.ndarray) -> np.ndarray:
     """Rows with their first non-zero entry positive, in lexicographic order."""
     rows = []
     for row in x.tolist():

@@ -12,7 +12,11 @@ DASH = "—"
 VERDICTS = {
     "broken": ("◆", "bold red", "the difference survives the test over seeds and is at least as large as what matters"),
     "symmetric": ("●", "green", "shown to differ by less than matters; not merely a difference that was not found"),
-    "undetermined": ("○", "yellow", "neither shown: more seeds could still decide it"),
+    "undetermined": (
+        "○",
+        "yellow",
+        "neither shown; where seeds are named, so many would show equivalence if there is no difference",
+    ),
     "insensitive": ("×", "dim", "the planted asymmetry was not seen at this size, so silence would mean nothing"),
     "saturated": ("▲", "magenta", "the measure stands at its bound in both arms, where no difference can show"),
     "no-overlap": ("□", "cyan", "the two arms never reached the same strength, so there is nothing to compare"),

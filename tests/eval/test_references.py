@@ -176,6 +176,6 @@ def test_what_is_shown_has_every_reference_and_no_bare_missing_value():
     judged = judge(frame, OF) | {"alpha": 0.05, "match": "strength", "arms": [A, C]}
     told = apart.shown(judged | {"prompted": [], "references": refer(frame, everything, OF)})
     assert len(told["twin"]) == 4 and len(told["placebo"]) == 4 and len(told["random_text"]) == 4
-    assert told["pair"] == f"{A} and {C}"
+    assert told["pairs"]["random_text"] == f"{A} and {C}"
     assert "None" not in str(told) and "nan" not in str(told)
     assert apart.shown(verdict())["prompted"] == [] and apart.lines(verdict()) == []
