@@ -77,7 +77,7 @@ def _false_positives(found: Mapping[str, Any]) -> str:
     for seeds in sorted(null, key=int, reverse=True):
         hit = null[seeds]["significant"]
         low, high = (f"{hit[key]:.3f}".removeprefix("0") for key in ("low", "high"))
-        told.append(f"{hit['count']} of {hit['of']} independent experiments of {seeds} seeds [{low}, {high}]")
+        told.append(f"{hit['count']} of {hit['of']} experiments of {seeds} seeds in one world [{low}, {high}]")
     size = "quick run, " if found.get("quick") else ""
     commit = str(found.get("commit") or "unknown")[:12]
     return (

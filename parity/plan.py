@@ -31,6 +31,7 @@ SECONDS = {
     "base step": 0.11, "sft step": 0.008, "dpo step": 0.015, "start": 0.1, "probe": 0.009, "persona": 0.002,
     "set up": 15.0, "rl step": 0.13,  # by TRL: .25 s of one core, two groups of runs at a time
 }  # fmt: skip
+ENOUGH_DOSES = 5  # of a stage, for equal strength
 COURSES = {"reconversion": 5, "propagation": 5}  # probes that train further, counted as so many
 WORDS = re.compile(r"[A-Za-z]+|\n|[^\sA-Za-z]")  # the world's tokens
 
@@ -81,6 +82,7 @@ class Plan:
             *references.lines(recipe, self.references, self.store),
             f"pairs      {_listed([' - '.join(pair) for pair in recipe.contrasts])}",
             f"smallest p {least:.2g} with {recipe.seeds} seeds{over}{reach}",
+            *_few_doses(recipe),
             *(f"backend    {line}" for line in backends(recipe)),
             f"plant      {recipe.plant.kind} in arm {recipe.plant.arm}" if recipe.plant else "plant      none",
             *([f"cost       about {self.seconds(to_make) / 60:.1f} minutes on two CPU cores"] if recipe.base.world else
@@ -111,6 +113,15 @@ class Plan:
         there = {file.name.split("-")[0] for file in folder.glob("*.parquet")}
         probes = select(self.recipe.probes)
         return sum(costs[p.name] for p in probes if f"{p.name}@{p.version}" not in there)
+
+
+def _few_doses(recipe: Recipe) -> list[str]:
+    """A warning where equal strength, on which the verdict hangs, is read between fewer doses than it takes."""
+    few = [f"{len(stage.doses)} in {stage.kind}" for stage in recipe.stages if len(stage.doses) < ENOUGH_DOSES]
+    if not few or recipe.judge.match != "strength" or recipe.judge.claim != "verdict":
+        return []
+    why = f"with fewer than {ENOUGH_DOSES} a difference of dose alone leaves some of its effect at equal strength"
+    return [f"doses      {', '.join(few)}: {why} (docs/METHOD.md, section 7)"]
 
 
 def _listed(names: list[str], most: int = 6) -> str:

@@ -26,7 +26,9 @@ def test_a_dry_run_says_what_would_be_done_and_does_nothing(tmp_path):
     done = parity("run", ROOT / "recipes" / "quickstart.yaml", "--dry-run", "--out", tmp_path / "out")
     assert done.returncode == 0 and done.stdout == ""
     assert "64 = 2 arms x 16 seeds x 2 stages; 64 to train" in done.stderr
-    assert not (tmp_path / "out").exists()
+    assert not (tmp_path / "out").exists() and "\ndoses " not in done.stderr
+    few = parity("run", ROOT / "recipes" / "quickstart.yaml", "--dry-run", "-s", "stages.1.doses=[4, 40]")
+    assert "\ndoses      2 in dpo: with fewer than 5 " in few.stderr
 
 
 @pytest.mark.parametrize(
