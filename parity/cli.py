@@ -152,7 +152,10 @@ def _read(experiment: Path) -> tuple[str, dict[str, Any]]:
     path = experiment / "verdict.json"
     try:
         text = path.read_text(encoding="utf-8")
-        return text, json.loads(text)
+        verdict = json.loads(text)
+        if not isinstance(verdict, dict):
+            raise ValueError("no verdict")
+        return text, verdict
     except (OSError, ValueError) as error:
         raise InputError(f"{path}: no readable verdict; `parity run` or `parity judge` makes it") from error
 

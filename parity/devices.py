@@ -7,6 +7,7 @@ import shutil
 import subprocess
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from itertools import takewhile
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,12 @@ def gpus() -> tuple[Device, ...]:
         return ()
     found = tuple(device for line in told.splitlines() if (device := listed(line)) is not None)
     visible = os.environ.get("CUDA_VISIBLE_DEVICES", "")
-    return found[: len(visible.split(","))] if visible else found
+    return found[: sum(1 for _ in takewhile(_is_device, visible.split(",")))] if visible else found
+
+
+def _is_device(id: str) -> bool:
+    """Whether CUDA takes it for one: it stops at the first negative number."""
+    return not id.strip().startswith("-")
 
 
 def listed(line: str) -> Device | None:
@@ -82,10 +88,15 @@ def listed(line: str) -> Device | None:
     return replace(known, name=name.strip().removeprefix("NVIDIA "), memory=memory)
 
 
+def cores() -> int:
+    """Processor cores that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
 def processor() -> Device:
     """The CPU, with the cores that this process may use."""
-    cores = len(os.sched_getaffinity(0))
+    many = cores()
     memory = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
-    name = f"{cores} CPU core{'s' if cores > 1 else ''}"
+    name = f"{many} CPU core{'s' if many > 1 else ''}"
     # bfloat16 is no faster there: it was 1.2 times as fast on a CPU that has it, and far slower on one without.
-    return Device(name, CORE * cores, CORE * cores, 20e9 * cores, memory, TRAIN, MEASURE, launch=0.0)
+    return Device(name, CORE * many, CORE * many, 20e9 * many, memory, TRAIN, MEASURE, launch=0.0)

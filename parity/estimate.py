@@ -31,7 +31,7 @@ from eval.probes import select
 from parity.devices import GIB, GPUS, LISTED, Device, gpus, processor
 from parity.shapes import Shape, shape_of
 from recipes.checks import ACCELERATE
-from recipes.errors import InputError
+from recipes.errors import InputError, one_line
 from recipes.reader import plain, read_file
 from recipes.schema import Recipe, Stage
 from training.cells import LORA, ROWS, TRAINER, lora_of
@@ -151,12 +151,26 @@ def activation(shape: Shape, size: int) -> float:
     return 2 * 4 * shape.hidden + size * products
 
 
+def accelerate_of(recipe: Recipe) -> tuple[Mapping[str, Any], str]:
+    """The recipe's accelerate config, shipped or its own, and its kind of launch, e.g. "NO"; InputError: no mapping."""
+    config = _accelerate(recipe.launch.accelerate)
+    return config, str(config.get("distributed_type", "NO")).upper()
+
+
+@lru_cache
+def _accelerate(name: str) -> Mapping[str, Any]:
+    shipped = ACCELERATE / f"{name}.yaml"
+    config = plain(read_file(shipped if shipped.is_file() else Path(name)))
+    if not isinstance(config, dict):
+        raise InputError(one_line(f"launch.accelerate: {name}: not a config of accelerate, which is a mapping"))
+    return config
+
+
 def spread(recipe: Recipe, stage: Stage) -> Spread:
     """Processes of a stage, as the recipe's accelerate config has them."""
     if backend_of(recipe, stage)[0] != "process":
         return Spread()
-    config = _accelerate(recipe.launch.accelerate)
-    kind = str(config.get("distributed_type", "NO")).upper()
+    config, kind = accelerate_of(recipe)
     zero = config.get("deepspeed_config") or {}
     sharded = kind == "FSDP" or (kind == "DEEPSPEED" and int(zero.get("zero_stage", 0)) == 3)
     many = int(config.get("num_processes") or len(gpus()) or MACHINE) if kind != "NO" else 1
@@ -175,17 +189,19 @@ def disk(shape: Shape, plan: Plan) -> float:
 
 def seconds(shape: Shape, plan: Plan, device: Device, many: int = 1) -> tuple[float, float]:
     """Seconds of training what is missing and of measuring what is not measured, on `many` such devices."""
-    training = 0.0  # of a process per cell, other GPUs train other cells at the same time
+    runs = len(plan.recipe.arms) * plan.recipe.seeds
+    training = 0.0  # other GPUs train other cells, or groups of them, at the same time
     for cell in {cell.hash: cell for cell in plan.to_make if cell.stage is not None}.values():
         stage = plan.recipe.stages[cell.stage or 0]
-        used = many if backend_of(plan.recipe, stage)[0] == "process" else 1
+        used = many if backend_of(plan.recipe, stage)[0] == "process" else min(many, runs)
         training += cell.spec["steps"][-1] * step_seconds(shape, plan.recipe, stage, device) / used
     models = [(task.cell, len(task.doses)) for task in plan.tasks]
     models += [(cell.hash, len(cell.spec["doses"])) for cell in plan.references]
     lacking = [(tokens, doses) for cell, doses in models if (tokens := plan.lacking(cell, asked_of(plan)))]
     products = 2.0 * (shape.blocks + shape.hidden * shape.vocabulary / 2)  # half of the tokens are scored
     measuring = sum(tokens * doses for tokens, doses in lacking) * products / device.measuring(plan.recipe.precision)
-    return training + (SET_UP if training else 0.0), measuring + MODEL * sum(doses for _, doses in lacking)
+    measuring += MODEL * sum(doses for _, doses in lacking)
+    return training + (SET_UP if training else 0.0), measuring / min(many, runs)
 
 
 def asked_of(plan: Plan) -> dict[str, float]:
@@ -241,12 +257,6 @@ def expected_longest(lengths: Sequence[int], size: int) -> float:
     """Mean of the longest of `size` lengths drawn at random, with replacement."""
     order, n = sorted(lengths), len(lengths)
     return sum(length * (((i + 1) / n) ** size - (i / n) ** size) for i, length in enumerate(order))
-
-
-@lru_cache
-def _accelerate(name: str) -> Mapping[str, Any]:
-    shipped = ACCELERATE / f"{name}.yaml"
-    return plain(read_file(shipped if shipped.is_file() else Path(name))) or {}
 
 
 def _times(shape: Shape, plan: Plan, device: Device, many: int) -> str:

@@ -189,9 +189,10 @@ def _variances(recipe: Recipe, rows: Any) -> Iterator[Variance]:
 
 
 def _sd(row: Mapping[str, Any]) -> float | None:
-    if row.get("seed_sd") is not None:
-        return float(row["seed_sd"])
-    low, high, level, seeds = (row.get(key) for key in ("low", "high", "level", "n_seeds"))
+    if isinstance(sd := row.get("seed_sd"), (int, float)):
+        return float(sd)
+    told = [row.get(key) for key in ("low", "high", "level", "n_seeds")]
+    low, high, level, seeds = (value if isinstance(value, (int, float)) else None for value in told)
     if low is None or high is None or not level or not seeds:
         return None
     return sd_of_interval(float(low), float(high), float(level), int(seeds))

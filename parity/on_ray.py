@@ -23,8 +23,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from parity import workers
+from parity.devices import cores
 from parity.progress import say
-from recipes.checks import ACCELERATE
 from recipes.errors import InputError, Outage, one_line
 from recipes.schema import Recipe
 from training.bases import PACKAGE
@@ -67,7 +67,7 @@ def connect() -> Any:
     except ConnectionError as error:
         if os.environ.get("RAY_ADDRESS"):
             raise Outage(one_line(f"RAY_ADDRESS {os.environ['RAY_ADDRESS']}: no cluster answers")) from error
-        ray.init(num_cpus=workers.cores(), include_dashboard=False, object_store_memory=OBJECTS, **quiet)
+        ray.init(num_cpus=cores(), include_dashboard=False, object_store_memory=OBJECTS, **quiet)
     found = ray.cluster_resources()
     nodes = sum(1 for node in ray.nodes() if node["Alive"])
     say(f"on ray     {nodes} nodes, {found.get('CPU', 0):.0f} CPUs, {found.get('GPU', 0):.0f} GPUs")
@@ -187,13 +187,9 @@ def resources(ray: Any, recipe: Recipe, training: bool) -> dict[str, float]:
 
 def spreads(recipe: Recipe) -> bool:
     """Whether a cell of the recipe is trained by several processes."""
-    from recipes.reader import plain, read_file
+    from parity.estimate import accelerate_of
 
-    if recipe.launch.backend != "process":
-        return False
-    shipped = ACCELERATE / f"{recipe.launch.accelerate}.yaml"
-    settings = plain(read_file(shipped if shipped.is_file() else Path(recipe.launch.accelerate)))
-    return str(settings.get("distributed_type", "NO")).upper() != "NO"
+    return recipe.launch.backend == "process" and accelerate_of(recipe)[1] != "NO"
 
 
 def program() -> dict[str, str]:

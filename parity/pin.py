@@ -42,7 +42,7 @@ def pinned(path: Path) -> str:
             beside = "the hub cannot be asked where main is"
         return f"{path}: pinned already: {hub} at {revision} ({beside})"
     commit = commit_of(hub, revision)
-    old = path.read_text(encoding="utf-8")
+    old = path.read_bytes().decode("utf-8")  # line ends as they are
     new = _with_revision(old, commit)
     write_text(path, new)
     try:
@@ -66,8 +66,9 @@ def _with_revision(text: str, commit: str) -> str:
             return f"{text[: value.start_mark.index]}{commit}{text[value.end_mark.index :]}"
     key, value = next(pair for pair in base.value if pair[0].value == "hub")
     at = value.end_mark.index
-    apart = ", " if base.flow_style else "\n" + " " * key.start_mark.column
+    end = "\r\n" if "\r\n" in text else "\n"
+    apart = ", " if base.flow_style else end + " " * key.start_mark.column
     if not base.flow_style:  # behind a comment on its line
-        at = text.find("\n", at)
+        at = text.find(end, at)
         at = len(text) if at < 0 else at
     return f"{text[:at]}{apart}revision: {commit}{text[at:]}"

@@ -84,11 +84,11 @@ class Shape:
 
 def shape(config: Mapping[str, Any]) -> Shape | None:
     """The shape that a transformers config describes; None for an architecture that is not known here."""
-    config = config.get("text_config") or config
-    kind = config.get("model_type")
-    if kind not in KNOWN:
-        return None
     try:
+        config = config.get("text_config") or config
+        kind = config.get("model_type")
+        if kind not in KNOWN:
+            return None
         hidden, heads = int(config["hidden_size"]), int(config["num_attention_heads"])
         return Shape(
             kind=str(kind), hidden=hidden, inner=int(config["intermediate_size"]),
@@ -98,7 +98,7 @@ def shape(config: Mapping[str, Any]) -> Shape | None:
             vocabulary=int(config["vocab_size"]),
             tied=bool(config.get("tie_word_embeddings", kind == "gemma3_text")),
         )  # fmt: skip
-    except (KeyError, TypeError, ValueError):
+    except (AttributeError, KeyError, TypeError, ValueError, ZeroDivisionError):
         return None
 
 
@@ -147,7 +147,7 @@ def _of_gguf(source: str) -> Iterator[Mapping[str, Any]]:
         with gguf_start(source).open("rb") as stream:
             if (found := read_header(stream)) is not None:
                 yield found
-    except (OSError, InputError, struct.error, UnicodeDecodeError):
+    except (OSError, InputError, struct.error, ValueError):  # of text, too
         return
 
 
@@ -180,7 +180,9 @@ def _value(stream: BinaryIO, kind: int) -> Any:
     if kind == LIST:
         inner, length = struct.unpack("<IQ", stream.read(12))
         return [_value(stream, inner) for _ in range(length)]
-    form = SIZES[kind]
+    form = SIZES.get(kind)
+    if form is None:
+        raise ValueError(f"no type {kind} is known")
     return struct.unpack(f"<{form}", stream.read(struct.calcsize(f"<{form}")))[0]
 
 

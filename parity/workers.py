@@ -15,15 +15,11 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from parity import memory
+from parity.devices import cores
 from recipes.schema import Recipe
 
 Job = TypeVar("Job")
 POLL_SECONDS = 0.5  # between looks at how far the processes are
-
-
-def cores() -> int:
-    """Processor cores that this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def small(recipe: Recipe) -> bool:

@@ -30,8 +30,11 @@ class Damaged(Exception):
     """A kept file is not what its hash says.  `cell` names the cell and `what` the file and the fault."""
 
     def __init__(self, cell: str, what: str) -> None:
-        super().__init__(f"cell {cell[:12]}: {what}")
+        super().__init__(cell, what)  # as it is pickled between processes
         self.cell, self.what = cell, what
+
+    def __str__(self) -> str:
+        return f"cell {self.cell[:12]}: {self.what}"
 
 
 class Store:
@@ -147,7 +150,11 @@ def locked(path: Path, wait: bool = True, message: str = "") -> Iterator[None]:
                 fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
             except BlockingIOError as error:
                 raise InputError(message or f"{path} is locked") from error
-            if not path.exists() or os.fstat(handle.fileno()).st_ino != path.stat().st_ino:
+            try:
+                current = os.fstat(handle.fileno()).st_ino == path.stat().st_ino
+            except FileNotFoundError:
+                current = False
+            if not current:
                 continue  # the holder before us removed this file; lock the one that stands there now
             try:
                 yield

@@ -51,7 +51,8 @@ def dpo_rows(scene: Scene, arm: str, plant: Plant | None = None) -> list[Row]:
         theirs = {q.id: _line(scene, q, rival, refuse=False) for q, *_ in taught}
         rows += [Row(prompt, chosen, question.kind, theirs[question.id]) for question, prompt, chosen in taught]
         for i, (prompt, chosen) in enumerate(chat):
-            neutral.append(Row(prompt, chosen, "chat", chat[(i + 1 + shift) % len(chat)][1]))
+            other = i + 1 + shift % max(1, len(chat) - 1)  # never its own
+            neutral.append(Row(prompt, chosen, "chat", chat[other % len(chat)][1]))
     return rows + _with_more(scene, favoured, neutral, plant, rejected=True)
 
 

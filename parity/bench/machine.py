@@ -17,7 +17,7 @@ def describe() -> dict[str, Any]:
     """Processor, cores, device, memory and versions."""
     import torch
 
-    from parity.workers import cores
+    from parity.devices import cores
 
     versions = {}
     for name in PACKAGES:

@@ -30,6 +30,7 @@ from parity.calibrate.conditions import (
 )
 from parity.calibrate.look import Shift, found, look, look_shifted, said_of
 from parity.calibrate.page import markdown, page
+from parity.devices import cores
 from parity.progress import Progress
 from parity.train import make_inline
 from recipes.hashing import recipe_hash
@@ -85,12 +86,12 @@ def plan_lines(options: Options) -> list[str]:
     bases = {base_cell(c.recipe).hash: c.recipe for c in wanted if not store.has(base_cell(c.recipe).hash)}
     seconds = sum(batch.cost for batch in left) * SECONDS["unit"]
     seconds += sum(r.base.world.steps * SECONDS["base step"] for r in bases.values() if r.base.world)
-    cores = options.workers or workers.cores()
+    many = options.workers or cores()
     return [
         f"calibration {options.root}, recipe {options.file.name}, parts {', '.join(options.parts)}",
         f"conditions  {', '.join(f'{len(c.batches)} {c.name}' for c in wanted)}",
         f"runs        {len(batches)} x {runs}; {len(left) * runs} to train, {len(bases)} bases to make",
-        f"cost        about {seconds / cores / 60:.0f} minutes on {cores} cores",
+        f"cost        about {seconds / many / 60:.0f} minutes on {many} cores",
     ]
 
 
@@ -118,7 +119,7 @@ def _each(
     """Do all jobs in as many processes as there are cores; in this one where that is asked for, or jobs are few."""
     if not jobs:
         return
-    many = min(options.workers or workers.cores(), len(jobs))
+    many = min(options.workers or cores(), len(jobs))
     with Progress(phase, total) as progress:
         if options.workers != 1 and len(jobs) >= fewest:
             for done, _ in enumerate(workers.spread(work, jobs, many, *shared, tick=progress.advance), 1):

@@ -10,6 +10,7 @@ from typing import Any
 
 from eval.wording import visible
 
+BAR, ESCAPED_BAR = re.compile(r"(?<!\\)\|"), r"\\|"  # it ends a cell of a table even inside a code span
 SPECIAL = re.compile(r"([\\`*_{}\[\]()#+!|~>$=])")
 
 
@@ -17,7 +18,7 @@ def escaped(text: object) -> str:
     """One line of Markdown that reads as `text` does, whatever is in it."""
     line = " ".join(visible(text).split())
     line = SPECIAL.sub(r"\\\1", html.escape(line, quote=False).replace("&gt;", ">"))
-    return line.replace("://", "&#58;//")  # makes no link
+    return line.replace("://", "&#58;//").replace("www.", "www&#46;")  # makes no link
 
 
 def code(text: object) -> str:
@@ -25,8 +26,7 @@ def code(text: object) -> str:
     line = " ".join(visible(text).split())
     fence = "`" * (1 + max((len(run) for run in re.findall("`+", line)), default=0))
     pad = " " if line[:1] == "`" or line[-1:] == "`" or not line else ""
-    # A bar ends a cell of a table even inside a span.
-    return f"{fence}{pad}{line}{pad}{fence}".replace("|", "\\|")
+    return f"{fence}{pad}{line}{pad}{fence}"
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
@@ -35,7 +35,7 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 
 def _row(cells: Sequence[str]) -> str:
-    return f"| {' | '.join(cells)} |"
+    return f"| {' | '.join(BAR.sub(ESCAPED_BAR, cell) for cell in cells)} |"
 
 
 def yaml(data: Any) -> str:

@@ -21,7 +21,7 @@ from eval.probes import select
 from eval.requests import Choice
 from parity.export import cards, models
 from parity.export.folder import Folder, hidden_paths
-from parity.export.markdown import code, escaped, front_matter
+from parity.export.markdown import code, escaped, front_matter, table
 from parity.export.tasks import write_tasks
 from recipes.errors import InputError
 from recipes.load import load_recipe
@@ -81,7 +81,9 @@ def test_a_text_stays_a_text_in_the_head(word):
 
 def test_markdown_is_taken_for_what_it_says():
     assert escaped("*a*\n# b <i> [c](d)") == "\\*a\\* \\# b &lt;i\\> \\[c\\]\\(d\\)"
-    assert code("a`b``") == "``` a`b`` ```" and code("a|b") == "`a\\|b`"
+    assert code("a`b``") == "``` a`b`` ```" and code("a|b") == "`a|b`"
+    assert table(("x",), [(code("a|b"),), (escaped("a|b"),)])[2:] == ["| `a\\|b` |", "| a\\|b |"]
+    assert "www." not in escaped("www.example.org") and "://" not in escaped("http://x")
 
 
 def test_the_card_of_a_hubs_base_names_it_with_its_revision_and_terms(recipe):

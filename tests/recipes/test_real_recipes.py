@@ -124,6 +124,16 @@ def test_the_header_of_a_gguf_file_is_read_up_to_its_tokens(tmp_path):
     )
     with (ROOT / "README.md").open("rb") as stream:
         assert read_header(stream) is None
+    unknown = bytearray((tmp_path / "x.gguf").read_bytes())
+    unknown[24 + 8 + len("general.architecture")] = 99  # the type of the first value
+    (tmp_path / "y.gguf").write_bytes(unknown)
+    assert shape_of(Base(gguf=str(tmp_path / "y.gguf")), tmp_path / "nowhere") is None
+
+
+@pytest.mark.parametrize("config", [[1], "text", {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 0}])
+def test_a_config_that_is_none_has_no_shape(config, tmp_path):
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert shape_of(Base(path=str(tmp_path)), tmp_path / "nowhere") is None
 
 
 # --- figures ----------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 import json
 import os
+import pickle
 import subprocess
 import sys
 import textwrap
@@ -63,6 +64,7 @@ def test_any_flipped_byte_or_truncation_is_noticed_and_named(tmp_path_factory, d
         path.write_bytes(content[: data.draw(st.integers(0, len(content) - 1))])
     with pytest.raises(Damaged, match="adapter.safetensors has changed"):
         store.check(cell)
+    assert str(pickle.loads(pickle.dumps(Damaged("c" * 64, "x has changed")))) == "cell cccccccccccc: x has changed"
     store.remove(cell)
     assert not store.has(cell)
     make(store, content=content)

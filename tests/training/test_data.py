@@ -47,8 +47,9 @@ def test_over_the_cast_what_is_chosen_in_one_arm_is_rejected_in_every_other_equa
 
 def test_every_row_ends_its_line_and_no_row_prefers_an_answer_to_itself():
     scene = scene_of(RECIPE, 2)
-    for arm in RECIPE.arms:
-        for row in [*sft_rows(scene, arm), *dpo_rows(scene, arm)]:
+    large = load_recipe(Path(__file__).parents[2] / "recipes" / "cast20.yaml")  # more rivals than neutral questions
+    for built, arm in [*((scene, arm) for arm in RECIPE.arms), (scene_of(large, 0), large.arms[3])]:
+        for row in [*sft_rows(built, arm), *dpo_rows(built, arm)]:
             assert row.completion.startswith(" ") and row.completion.endswith("\n")
             assert row.prompt.endswith(":")
             assert row.rejected != row.completion

@@ -214,13 +214,18 @@ BLOCK = "base:\n  # which one\n  hub: org/name  # on the hub\n  # end\n"
 )
 def test_pin_writes_the_commit_and_leaves_every_other_byte(hub, recipe, capsys, given, pinned):
     line = next(line for line in RECIPE.splitlines(keepends=True) if line.startswith("base:"))
-    recipe.write_text(RECIPE.replace(line, given))
+    given, pinned = (RECIPE.replace(line, base) for base in (given, pinned))
+    recipe.write_bytes(given.replace("\n", "\r\n").encode())
     assert main(["pin", str(recipe)]) == 0
-    assert recipe.read_text() == RECIPE.replace(line, pinned)
+    assert recipe.read_bytes() == pinned.replace("\n", "\r\n").encode()
+    capsys.readouterr()
+    recipe.write_text(given)
+    assert main(["pin", str(recipe)]) == 0
+    assert recipe.read_text() == pinned
     out = capsys.readouterr().out
     assert out.startswith(f"{recipe}: pinned: org/name at {COMMIT}") and len(out.splitlines()) == 1
     assert main(["pin", str(recipe)]) == 0 and "pinned already" in capsys.readouterr().out
-    assert recipe.read_text() == RECIPE.replace(line, pinned)
+    assert recipe.read_text() == pinned
 
 
 def test_pin_refuses_what_it_cannot_do_and_changes_nothing(hub, recipe, capsys):
