@@ -52,6 +52,7 @@ ASKED = {
     "reconversion": (17600, 1500), "selection": (1000, 0), "self_entropy": (4300, 500), "self_evidence": (2400, 0),
     "self_prediction": (4900, 0), "steering": (6700, 2100), "stickiness": (5200, 0),
 }  # fmt: skip
+DISK = 1e9  # bytes per second of one disk, by which whole models come and go, however many GPUs there are; a guess
 SET_UP = 60.0  # seconds of imports, loading and planning; a guess
 MODEL = 0.5  # seconds that a measured model costs beside its products: what it takes in a world (docs/PERFORMANCE.md)
 OTHERWISE = (5000, 500)  # of a probe that is not in the table
@@ -190,18 +191,21 @@ def disk(shape: Shape, plan: Plan) -> float:
 def seconds(shape: Shape, plan: Plan, device: Device, many: int = 1) -> tuple[float, float]:
     """Seconds of training what is missing and of measuring what is not measured, on `many` such devices."""
     runs = len(plan.recipe.arms) * plan.recipe.seeds
+    whole = 4.0 * shape.parameters / DISK  # of a dose of whole weights, written once and read once
     training = 0.0  # other GPUs train other cells, or groups of them, at the same time
     for cell in {cell.hash: cell for cell in plan.to_make if cell.stage is not None}.values():
         stage = plan.recipe.stages[cell.stage or 0]
         used = many if backend_of(plan.recipe, stage)[0] == "process" else min(many, runs)
         training += cell.spec["steps"][-1] * step_seconds(shape, plan.recipe, stage, device) / used
+        training += len(stage.doses) * whole if stage.lora is None else 0.0
     models = [(task.cell, len(task.doses)) for task in plan.tasks]
     models += [(cell.hash, len(cell.spec["doses"])) for cell in plan.references]
     lacking = [(tokens, doses) for cell, doses in models if (tokens := plan.lacking(cell, asked_of(plan)))]
     products = 2.0 * (shape.blocks + shape.hidden * shape.vocabulary / 2)  # half of the tokens are scored
     measuring = sum(tokens * doses for tokens, doses in lacking) * products / device.measuring(plan.recipe.precision)
     measuring += MODEL * sum(doses for _, doses in lacking)
-    return training + (SET_UP if training else 0.0), measuring / min(many, runs)
+    read = sum(len(task.doses) * whole for task in plan.tasks if task.full and plan.lacking(task.cell, asked_of(plan)))
+    return training + (SET_UP if training else 0.0), measuring / min(many, runs) + read
 
 
 def asked_of(plan: Plan) -> dict[str, float]:
