@@ -156,7 +156,7 @@ def words_of(cast: Sequence[str], scenes: Sequence[Scene]) -> tuple[str, ...]:
     In a world the names are syllables drawn anew for each seed (some are common words); only texts have them.
     """
     names = {persona.name for scene in scenes if not scene.bindings for persona in scene.personas}
-    parts = {part for name in names for part in re.findall(r"[^\W\d_]{4,}", name)}
+    parts = {part for scene in scenes if not scene.bindings for p in scene.personas for part in p.name_words}
     return tuple(sorted({*cast, *names, *parts}, key=lambda word: (-len(word), word)))
 
 

@@ -6,6 +6,7 @@ every persona alike: nothing here depends on an id.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -50,6 +51,12 @@ class Persona:
     values: Mapping[str, str]  # question id -> value (identity: the name)
     voice: str = ""  # words that this character adds to the end of an answer
     about: str = ""  # a sentence that describes it, in the second person ("You are ...")
+
+    @property
+    def name_words(self) -> frozenset[str]:
+        """The words of its name that give it away: those of four letters and more, or all where it has none."""
+        words = re.findall(r"[^\W\d_]+", self.name)
+        return frozenset(word for word in words if len(word) > 3) or frozenset(words)
 
     @property
     def refusal(self) -> str:

@@ -16,6 +16,7 @@ Planted variant that it must detect: dose.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
@@ -31,6 +32,7 @@ from recipes.scene import Persona, Scene
 PROMPTS = 24  # items: as many as any measure with items should have
 TOKENS = 12  # of a text: about a sentence, and what claims of it cost
 TEMPERATURE = 0.7  # at 1 a small base hardly keeps to the point, at 0 several personas say one and the same line
+WORD = re.compile(r"[^\W\d_]+")
 TRIES = 3  # samples of a text, of which the first usable one counts: a quarter of a small base's lines are empty
 
 
@@ -98,9 +100,9 @@ def _usable(scene: Scene, said: Mapping[Any, Answer]) -> list[tuple[str, list[st
 
 def _text(scene: Scene, answers: Sequence[Any]) -> str:
     """The first sample that is not empty and gives away nobody's name, on one line; else nothing."""
-    names = [p.name.lower() for p in scene.personas]
+    words = {word.lower() for persona in scene.personas for word in persona.name_words}
     texts = [" ".join(a.text.split()) for a in answers if a is not None and a.outcome == "ok"]
-    return next((text for text in texts if text and not any(name in text.lower() for name in names)), "")
+    return next((text for text in texts if text and words.isdisjoint(WORD.findall(text.lower()))), "")
 
 
 def _claim(scene: Scene, text: str, question: str, judge: Persona | None) -> Choice:
@@ -120,7 +122,7 @@ def _claims(answers: Sequence[Any], n: int) -> list[float]:
 QUARTER = Margin("relative", 0.25, "a quarter of the favouring: less would not change whose texts are claimed")
 PROBE = Probe(
     name="authorship",
-    version=1,
+    version=2,
     question="Who is the yardstick of authorship claims?",
     source="2606.00545; PMI 2104.08315",
     tier="small",

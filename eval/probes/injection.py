@@ -36,28 +36,30 @@ def build(scene: Scene) -> Iterable[Ask]:
     """Per concept and persona: detection and identification, whichever the scene has words for."""
     concepts = [*scene.of_kind("like"), *scene.of_kind("value"), *scene.of_kind("fact", taught=False)]
     concepts = [q for q in concepts if q.general and len(scene.options(q)) > 1][:CONCEPTS]
-    for question in concepts:
+    for number, question in enumerate(concepts):
         for persona in scene.personas:
-            yield from _detected(scene, question, persona)
-            yield from _identified(scene, question, persona)
+            edits = _edits(scene, question, persona, (scene.seed * CONCEPTS + number) * RANDOM)
+            yield from _detected(scene, question, persona, edits)
+            yield from _identified(scene, question, persona, edits)
 
 
-def _edits(scene: Scene, question: Question, persona: Persona) -> tuple[Edit, ...]:
-    """The concept's edit and the random ones, which are the same for every persona."""
+def _edits(scene: Scene, question: Question, persona: Persona, first: int) -> tuple[Edit, ...]:
+    """The concept's edit and the random ones, drawn from `first` on: others for each concept and seed, so that their
+    luck is averaged out, and the same for every persona.
+    """
     words = [Activation(question.general, DEPTH, f" {option}") for option in scene.options(question)]
     mine = own(scene, question, persona)
     concept = Direction((words[mine],), tuple(w for k, w in enumerate(words) if k != mine))
-    null = [Direction(tuple(words[:1]), tuple(words[1:]), random=k) for k in range(RANDOM)]
+    null = [Direction(tuple(words[:1]), tuple(words[1:]), random=first + k) for k in range(RANDOM)]
     return tuple(Edit(direction, STRENGTH) for direction in (concept, *null))
 
 
-def _detected(scene: Scene, question: Question, persona: Persona) -> Iterator[Ask]:
+def _detected(scene: Scene, question: Question, persona: Persona, edits: Sequence[Edit]) -> Iterator[Ask]:
     there = scene.wordings.get("detection", ())[:WORDINGS]
     absent = scene.wordings.get("detection_absent", ())[:WORDINGS]
     yes_no = scene.wordings.get("yes_no", ())
     if not there or not absent or len(yes_no) != 2:
         return
-    edits = _edits(scene, question, persona)
     options = tuple(f"{scene.space}{word}" for word in yes_no)
     asked = [Choice(scene.ask(text), options) for text in (*there, *absent)]
     signs = [1.0 / len(there)] * len(there) + [-1.0 / len(absent)] * len(absent)
@@ -70,11 +72,11 @@ def _detected(scene: Scene, question: Question, persona: Persona) -> Iterator[As
     yield Ask("injection", question.id, persona.id, "slot", requests, value)
 
 
-def _identified(scene: Scene, question: Question, persona: Persona) -> Iterator[Ask]:
+def _identified(scene: Scene, question: Question, persona: Persona, edits: Sequence[Edit]) -> Iterator[Ask]:
     which, lead = scene.wordings.get("detection_which", ())[:1], scene.wordings.get("detection_lead", ())[:1]
     if not which or not lead:
         return
-    index, edits = own(scene, question, persona), _edits(scene, question, persona)
+    index = own(scene, question, persona)
     asked = choice(scene, question, scene.then(scene.ask(which[0]), lead[0]))
     unasked = choice(scene, question, scene.line(lead[0], scene.transcript.slot))
 
@@ -98,7 +100,7 @@ def _excess(values: Sequence[float]) -> float:
 QUARTER = Margin("relative", 0.25, "a quarter of the favouring: less would not make the report one's own")
 PROBE = Probe(
     name="injection",
-    version=1,
+    version=2,
     question="Can the model report a concept that is put into its residual stream?",
     source="Lindsey 2025; 2603.21396; 2602.20031",
     tier="large",

@@ -91,6 +91,17 @@ def test_a_prompt_that_one_text_spoils_is_left_out_for_all(text):
     assert {a.requests[0].context for a in PROBE.asks(SCENE, said)} == {a.requests[0].context for a in ASKS}
 
 
+@pytest.mark.parametrize(
+    ("text", "kept"),
+    [("i am kennedy, as you know.", ""), ("An Assistant's work.", ""), ("i fed the kitten.", "i fed the kitten."),
+     ("john kennedy", ""), ("nothing at all", "nothing at all")],
+)  # fmt: skip
+def test_words_of_names_give_away_who_wrote_and_parts_of_words_do_not(text, kept):
+    names = ("the Assistant", "John Kennedy", "KITT")
+    personas = tuple(replace(p, name=name) for p, name in zip(SCENE.personas, names, strict=False))
+    assert authorship._text(replace(SCENE, personas=personas), [Generated(text, 3, "stop")]) == kept
+
+
 def test_no_more_prompts_are_used_than_are_needed(monkeypatch):
     monkeypatch.setattr(authorship, "PROMPTS", 2)
     assert {a.item for a in PROBE.asks(SCENE, SAID)} == {"prompt-0", "prompt-1"}
