@@ -11,7 +11,7 @@ import json
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -118,8 +118,26 @@ class Groups:
         state = self.store.root / "cells" / f".lockstep-{digest([cell.hash for cell in cells])[:16]}"
         restore(lockstep, state, [folder / SCRATCH / "metrics.jsonl" for folder in folders.values()])
         following = {k: mirrors[k] for k in folders} if mirrors else {}
-        for mirror in following.values():
-            mirror.begin()
+        with ExitStack() as mirrored:
+            for mirror in following.values():
+                mirrored.callback(mirror.end)
+                mirror.begin()
+            self._steps(lockstep, doses, folders, following, state, lambda: tick(len(cells)))
+        # First: killed between the renames, the group is made anew and not resumed without what was moved.
+        shutil.rmtree(state, ignore_errors=True)
+        for k, folder in folders.items():
+            for kept in sorted((folder / SCRATCH).iterdir()) if (folder / SCRATCH).is_dir() else ():
+                kept.rename(folder / kept.name)
+            if k in lockstep.failures:
+                write_json(folder / FAILED, vars(lockstep.failures[k]))
+            elif lost := [dose for dose in doses.values() if not (folder / f"dose-{dose}").is_dir()]:
+                raise RuntimeError(f"{folder}: dose {lost[0]} was not saved")
+
+    def _steps(
+        self, lockstep: Lockstep, doses: Mapping[int, int], folders: Mapping[int, Path], following: Mapping[int, Any],
+        state: Path, tick: Callable[[], None],
+    ) -> None:  # fmt: skip
+        """Take the steps that are left; metrics and doses go to each run's scratch, checkpoints to `state`."""
         saved = time.monotonic()
         while lockstep.step < max(doses):
             found = lockstep.advance()
@@ -131,21 +149,10 @@ class Groups:
                     following[k].log(found[k], lockstep.step)
                 if lockstep.step in doses:
                     lockstep.adapters.save(k, folder / SCRATCH / f"dose-{doses[lockstep.step]}")
-            tick(len(cells))
+            tick()
             if time.monotonic() - saved > CHECKPOINT_SECONDS and lockstep.step < max(doses):
                 save_state(lockstep, state)
                 saved = time.monotonic()
-        for mirror in following.values():
-            mirror.end()
-        # First: killed between the renames, the group is made anew and not resumed without what was moved.
-        shutil.rmtree(state, ignore_errors=True)
-        for k, folder in folders.items():
-            for kept in sorted((folder / SCRATCH).iterdir()) if (folder / SCRATCH).is_dir() else ():
-                kept.rename(folder / kept.name)
-            if k in lockstep.failures:
-                write_json(folder / FAILED, vars(lockstep.failures[k]))
-            elif lost := [dose for dose in doses.values() if not (folder / f"dose-{dose}").is_dir()]:
-                raise RuntimeError(f"{folder}: dose {lost[0]} was not saved")
 
     def _adapters(self, cells: Sequence[Cell]) -> Adapters:
         """Where training starts: each run's last adapter of the stage before, or a new one, by seed."""

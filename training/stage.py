@@ -105,6 +105,7 @@ def _train(
     try:
         trainer.train(resume_from_checkpoint=resume.point())
     except Diverged as failure:
+        trainer.callback_handler.on_train_end(trainer.args, trainer.state, trainer.control)  # as the trainer would
         if main_process:
             write_json(folder / FAILED, {"step": failure.step, "what": failure.what})
     if main_process:
