@@ -12,8 +12,9 @@ import hashlib
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from functools import cache
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -214,7 +215,7 @@ def _pieces(source: str) -> list[Path]:
     return pieces
 
 
-def _blocks(files: list[Path]) -> Iterator[bytes]:
+def _blocks(files: Iterable[Path]) -> Iterator[bytes]:
     for file in files:
         with file.open("rb") as stream:
             while block := stream.read(1 << 20):
@@ -223,12 +224,24 @@ def _blocks(files: list[Path]) -> Iterator[bytes]:
 
 def _hash_pieces(source: str) -> str:
     """SHA-256 of the whole GGUF file, checked against the sum that its package states, if it states one."""
-    digest = hashlib.sha256()
-    for block in _blocks(_pieces(source)):
-        digest.update(block)
+    found = _hash_once(_pieces(source))
     for file in _package_files(source):
-        if file.name == "SHA256SUMS" and digest.hexdigest() not in file.read_text(encoding="utf-8"):
+        if file.name == "SHA256SUMS" and found not in file.read_text(encoding="utf-8"):
             raise InputError(f"base.gguf {source}: the file put together is not the one in its SHA256SUMS; {EXTRA}")
+    return found
+
+
+def _hash_once(files: Sequence[Path]) -> str:
+    """SHA-256 of the files' bytes one after the other, read once in a process as long as they are not touched."""
+    states = [file.stat() for file in files]
+    return _hash(tuple(files), tuple((state.st_mtime_ns, state.st_size, state.st_ino) for state in states))
+
+
+@cache
+def _hash(files: tuple[Path, ...], states: tuple[tuple[int, ...], ...]) -> str:
+    digest = hashlib.sha256()
+    for block in _blocks(files):
+        digest.update(block)
     return digest.hexdigest()
 
 
@@ -250,10 +263,7 @@ def _hash_files(files: list[Path]) -> str:
     """One SHA-256 over names and contents."""
     digest = hashlib.sha256()
     for file in files:
-        inner = hashlib.sha256()
-        for block in _blocks([file]):
-            inner.update(block)
-        digest.update(f"{file.name} {inner.hexdigest()}\n".encode())
+        digest.update(f"{file.name} {_hash_once([file])}\n".encode())
     return digest.hexdigest()
 
 
