@@ -10,13 +10,16 @@ import sys
 from collections.abc import Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from parity import dashboard, pin
 from parity.calibrate import command as calibration
 from parity.export import command as exporting
 from parity.jobs import Unfinished
 from recipes.errors import InputError, Outage
+
+if TYPE_CHECKING:
+    from eval.published import Again
 
 OFFLINE = ("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE")  # set unless the recipe's base comes from a hub
 
@@ -32,8 +35,9 @@ def parser() -> argparse.ArgumentParser:
     run.add_argument("--dry-run", action="store_true", help="say what would be done, and do nothing")
     run.add_argument("--on", choices=("ray",), help="spread runs over a Ray cluster whose nodes share --out")
     run.add_argument("--pilot", type=Path, metavar="EXPERIMENT", help="a folder whose variances power is told from")
-    judge = commands.add_parser("judge", help="verdicts and report again, from the rows")
-    judge.add_argument("experiment", type=Path, help="an experiment's folder")
+    judge = commands.add_parser("judge", help="verdicts and report again, from the rows; of an export, a check")
+    judge.add_argument("experiment", type=Path, help="an experiment's folder, or an export, whose rows are held "
+                       "against its verdict; then nothing is written")  # fmt: skip
     show = commands.add_parser("show", help="the verdict table in the terminal")
     show.add_argument("experiment", type=Path, help="an experiment's folder")
     show.add_argument("--json", action="store_true", help="verdict.json as it is")
@@ -134,9 +138,27 @@ def _run(given: argparse.Namespace) -> int:
 
 def _judge(given: argparse.Namespace) -> int:
     from eval.experiment import judge_experiment
+    from eval.published import is_published, judge_again
     from recipes.store import Store
 
+    if is_published(given.experiment):
+        return _told_again(judge_again(given.experiment))
     _print(judge_experiment(given.experiment, Store(given.experiment.resolve().parent.parent)))
+    return 0
+
+
+def _told_again(again: Again) -> int:
+    """A published experiment: the table of its rows, and whether they say what was published."""
+    from parity.progress import say
+
+    _print(again.verdict)
+    for line in again.changed:
+        say(f"changed since the lock: {line}")
+    if again.otherwise:
+        of = len(again.verdict["rows"])
+        say(f"{len(again.otherwise)} of {of} rows are judged otherwise than published; the first: {again.otherwise[0]}")
+        return 1
+    say(f"all {len(again.verdict['rows'])} rows are judged as published")
     return 0
 
 

@@ -26,7 +26,6 @@ from recipes.schema import Base
 from recipes.store import Store
 from tests.micro import write_recipe
 from tests.parity.asked_by_both import asked_by_both
-from tests.parity.judged_again import judged_again
 
 FEW = ["-s", "probes=[default_identity,selection,guardrail,commitment,capability]", "-s", "judge.primary=[selection]"]
 
@@ -190,7 +189,7 @@ def test_without_the_base_the_card_says_where_it_has_to_be(run, tmp_path):
     assert "not part of the export" in text
 
 
-def test_without_models_the_rows_give_the_verdict_again(run, tmp_path):
+def test_without_models_there_are_rows_verdict_and_lock(run, tmp_path):
     store, experiment = run
     to = tmp_path / "bare"
     assert main(["export", str(experiment), "--to", str(to), "--no-models"]) == 0
@@ -199,7 +198,6 @@ def test_without_models_the_rows_give_the_verdict_again(run, tmp_path):
     }  # fmt: skip
     words = (to / "README.md").read_text()
     assert "## Models" not in words and "tasks/" not in words and "rows.parquet" in words
-    assert judged_again(to) == json.loads((experiment / "verdict.json").read_text())["rows"]
 
 
 def test_what_cannot_be_exported_is_refused_in_a_line(run, exported, tmp_path):
