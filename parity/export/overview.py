@@ -50,6 +50,7 @@ def overview(
         *_tasks(subject, models, tasks, seed),
     ]
     text += ["## Pass it on", "", f"    sha256sum -c {SUMS}        # nothing was lost or changed",
+             "    parity judge .                 # the rows give this verdict; needs no model",
              "    hf upload OWNER/NAME .         # huggingface-cli upload, in older versions", "",
              "## What it does not show", "", *(f"- {line}" for line in limits(subject))]  # fmt: skip
     return "\n".join([*text, *terms(subject.foundation)]) + "\n"

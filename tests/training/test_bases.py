@@ -20,7 +20,6 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, LlamaConfig, Llama
 from recipes.errors import InputError
 from recipes.schema import Base
 from training.bases import identify, materialise
-from training.world import whole_checkpoint
 
 WORDS = ["<s>", "</s>", "<unk>", "who", "are", "you", "i", "am", "a", "m"]
 WIDTH, HEADS, LAYERS, INNER = 32, 2, 2, 64
@@ -213,9 +212,9 @@ def _is_that_model(folder: Path, model: LlamaForCausalLM) -> None:
 
 
 def test_a_gguf_file_becomes_an_ordinary_folder(model, gguf_file, tmp_path):
-    where = materialise(Base(gguf=str(gguf_file)), tmp_path / "base")
     digest = hashlib.sha256(gguf_file.read_bytes()).hexdigest()
-    assert where == {"kind": "gguf", "source": str(gguf_file), "sha256": digest}
+    given = {"kind": "gguf", "source": str(gguf_file), "sha256": digest}
+    assert materialise(Base(gguf=str(gguf_file)), tmp_path / "base") == given
     _is_that_model(tmp_path / "base", model)
     assert sorted(p.name for p in tmp_path.iterdir()) == ["base", "tiny.gguf"]  # no scratch is left behind
 
@@ -260,8 +259,8 @@ def test_what_else_a_package_with_the_whole_file_needs_is_not_asked_for(model, p
     _distribution(package, "whole", {"whole/whole.gguf": raw}, ("needs-a-compiler==1.0",))
     materialise(Base(gguf="package:whole"), tmp_path / "base")
     _is_that_model(tmp_path / "base", model)
-    _distribution(package, "torn", {"torn/torn.gguf.part00": raw[:9]}, ("needs-a-compiler==1.0",))
-    with pytest.raises(InputError, match="package needs-a-compiler is not installed"):
+    _distribution(package, "torn", {"torn.gguf.part00": raw[:9]}, ("needs-a-compiler==1.0",))
+    with pytest.raises(InputError, match="needs-a-compiler is not installed"):
         identify(Base(gguf="package:torn"))
 
 
@@ -289,13 +288,3 @@ def test_a_file_that_is_no_gguf_is_refused(tmp_path):
 def test_a_world_is_not_fetched():
     with pytest.raises(InputError, match="made in the lab"):
         identify(Base(world={}))
-
-
-def test_a_checkpoint_that_a_kill_cut_off_is_passed_over_and_removed(tmp_path):
-    for step, state in ((30, '{"global_step": 30}'), (100, '{"global'), (60, None)):
-        (tmp_path / f"checkpoint-{step}").mkdir()
-        if state is not None:
-            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
-    assert whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-30")
-    assert [f.name for f in tmp_path.iterdir()] == ["checkpoint-30"]
-    assert whole_checkpoint(tmp_path / "nothing") is None

@@ -181,3 +181,15 @@ def test_the_mirror_never_stops_a_run(monkeypatch, capsys, made):
     assert tracking.start(recipe, id="x", name="x y", job_type="sft", folder=store.root) is None
     tracking.finish(None)
     assert "no route to host" in capsys.readouterr().err
+
+
+def test_a_checkpoint_that_a_kill_cut_off_is_passed_over_and_removed(tmp_path):
+    from training.world import whole_checkpoint
+
+    for step, state in ((30, '{"global_step": 30}'), (100, '{"global'), (60, None)):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        if state is not None:
+            (tmp_path / f"checkpoint-{step}" / "trainer_state.json").write_text(state)
+    assert whole_checkpoint(tmp_path) == str(tmp_path / "checkpoint-30")
+    assert [f.name for f in tmp_path.iterdir()] == ["checkpoint-30"]
+    assert whole_checkpoint(tmp_path / "nothing") is None
