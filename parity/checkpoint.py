@@ -15,8 +15,10 @@ from typing import Any
 from recipes.adapters import CONFIG, WEIGHTS
 from recipes.errors import InputError, one_line
 from recipes.hashing import digest
+from recipes.packages import PACKAGE
 from recipes.schema import Base
 from recipes.store import MANIFEST, Store, sha256
+from training.hub import PICKLED
 
 HUB = re.compile(r"[A-Za-z0-9][\w.-]*(/[A-Za-z0-9][\w.-]*)?")
 # Initialisations that leave the base as it was.  PiSSA, OLoRA, LoftQ and their like change it, so that the weights of
@@ -39,7 +41,7 @@ class Source:
         """What its results are called by: the last part of where it comes from; a cell by the start of its hash."""
         if self.manifest is not None:
             return f"cell-{str(self.manifest.get('hash'))[:8]}"
-        text = self.given.removeprefix("package:").rstrip("/").split("/")[-1].removesuffix(".gguf")
+        text = self.given.removeprefix(PACKAGE).rstrip("/").split("/")[-1].removesuffix(".gguf")
         return re.sub("[^a-z0-9]+", "-", text.lower()).strip("-")[:40] or "model"
 
     @property
@@ -51,7 +53,7 @@ class Source:
 def base_of(model: str, revision: str | None) -> Base:
     """MODEL as a recipe would name it; InputError where it is no folder, GGUF file, package or name on a hub."""
     path = Path(model)
-    if model.startswith("package:") or (path.is_file() and path.suffix == ".gguf"):
+    if model.startswith(PACKAGE) or (path.is_file() and path.suffix == ".gguf"):
         base = Base(gguf=model)
     elif path.is_dir():
         _no_part(model, path)
@@ -143,7 +145,7 @@ def look_at(folder: Path) -> tuple[str, str | None]:
     if not (folder / CONFIG).is_file():
         raise InputError(one_line(f"{said}: no {CONFIG} there, so it is not a PEFT adapter"))
     if not (folder / WEIGHTS).is_file():
-        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in (".bin", ".pt", ".pth", ".ckpt"))
+        pickled = sorted(p.name for p in folder.iterdir() if p.suffix in PICKLED)
         found = f"only pickled weights ({pickled[0]}), which can run code" if pickled else "no weights"
         raise InputError(one_line(f"{said}: {found}; {WEIGHTS} is needed"))
     try:

@@ -26,8 +26,8 @@ from parity import workers
 from parity.devices import cores
 from parity.progress import say
 from recipes.errors import InputError, Outage, one_line
+from recipes.packages import PACKAGE
 from recipes.schema import Recipe
-from training.bases import PACKAGE
 
 Job = TypeVar("Job")
 RETRIES = 3  # of a job whose worker or node was lost

@@ -19,7 +19,7 @@ from recipes import fields, references, templates, trust, world
 from recipes import stages as order
 from recipes.errors import nearest
 from recipes.explain import Violation, describe, get, mismatch
-from recipes.packages import extra_of
+from recipes.packages import PACKAGE, extra_of
 from recipes.schema import Base, Judge, Launch, Plant, Stage, World
 
 ROOT = Path(__file__).parent
@@ -28,7 +28,6 @@ ACCELERATE = ROOT / "accelerate"
 PROBES = ROOT.parent / "eval" / "probes"
 TIERS = ("world", "small", "large")  # each runs the probes of those before it, too
 GENERATED = re.compile(r"[a-z]+-[0-9]+")  # a character that only a world has, e.g. control-01
-PACKAGE = "package:"
 
 
 def violations(data: Any) -> Iterator[Violation]:

@@ -1,4 +1,4 @@
-"""Which extra of Parity brings a package, for the advice where one is missing."""
+"""Bases that come as installed packages: how a recipe names them, and which extra of Parity brings one."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import tomllib
 from importlib import metadata
 from pathlib import Path
 
+PACKAGE = "package:"  # before the name of an installed package, where a recipe takes a file
 PROJECT = Path(__file__).parent.parent / "pyproject.toml"
 
 

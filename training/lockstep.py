@@ -283,10 +283,7 @@ def plain(config: Any) -> Iterator[str]:
         dropout = ("dropout" in key or key.endswith("_pdrop")) and key != "classifier_dropout"  # of another head
         if isinstance(value, (int, float)) and value and dropout:
             yield f"the base has {key} {value}"
-        if key in ("logit_scale", "output_multiplier", "lm_head_multiplier", "logits_scaling") and value not in (
-            None,
-            1,
-        ):
+        if key in LOGIT_SCALES and value not in (None, 1):
             yield f"the base scales its logits ({key} {value})"
     if getattr(text, "output_router_logits", False):
         yield "the base adds a router's loss"

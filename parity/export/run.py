@@ -12,6 +12,7 @@ from eval.blind import RECORD
 from eval.lock import LOCK, read_lock, recipe_of
 from parity.export.folder import MARK, Folder, hidden_paths, refuse_other
 from recipes.errors import InputError, one_line
+from recipes.packages import PACKAGE
 from recipes.schema import Recipe
 from recipes.store import Damaged, Store, locked
 from recipes.trust import trusted
@@ -93,7 +94,7 @@ def _write(experiment: Experiment, options: Options, name: str) -> int:
     store, recipe, lock = experiment.store, experiment.recipe, experiment.lock
     found = list(models.models_of(experiment.cells, store, options.every)) if options.models else []
     base = models.foundation_of(experiment.cells, store, recipe.base, options.base)
-    place = recipe.base.path or (recipe.base.gguf if not str(recipe.base.gguf).startswith("package:") else None)
+    place = recipe.base.path or (recipe.base.gguf if not str(recipe.base.gguf).startswith(PACKAGE) else None)
     hidden = hidden_paths(place, store.root, Path.cwd())
     probes = select(recipe.probes)
     subject = cards.Subject(
