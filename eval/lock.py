@@ -27,7 +27,7 @@ from recipes.scene import Scene
 from recipes.schema import Recipe
 from recipes.store import write_text
 
-ANALYSIS_VERSION = 1  # raised when the same rows would be judged otherwise
+ANALYSIS_VERSION = 1  # raised when the rows of a pair would be judged otherwise; smaller changes show in the text
 LOCK = "recipe.lock.yaml"
 LOCK_TIMES = 64  # as large as a recipe may be: it has the scenes of every seed and the matching of every arm
 ABSENT = "not there"
