@@ -16,6 +16,7 @@ from parity.cli import main
 from parity.plan import make_plan
 from parity.shapes import models, read_header, shape, shape_of
 from recipes.checks import least_seeds
+from recipes.errors import InputError
 from recipes.load import load_recipe
 from recipes.schema import Base
 
@@ -128,6 +129,13 @@ def test_the_header_of_a_gguf_file_is_read_up_to_its_tokens(tmp_path):
     unknown[24 + 8 + len("general.architecture")] = 99  # the type of the first value
     (tmp_path / "y.gguf").write_bytes(unknown)
     assert shape_of(Base(gguf=str(tmp_path / "y.gguf")), tmp_path / "nowhere") is None
+
+
+def test_an_accelerate_config_that_is_none_is_told(tmp_path):
+    (tmp_path / "own.yaml").write_text("- a list\n")
+    settings = ["launch.backend=process", f"launch.accelerate={tmp_path / 'own.yaml'}"]
+    with pytest.raises(InputError, match=r"own\.yaml: not a config of accelerate, which is a mapping"):
+        estimate.accelerate_of(load_recipe(ROOT / "recipes" / "pair-8b.yaml", settings))
 
 
 @pytest.mark.parametrize("config", [[1], "text", {"model_type": "llama", "hidden_size": 8, "num_attention_heads": 0}])
