@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -40,7 +41,11 @@ def described(models, tmp_path_factory) -> tuple[Path, str]:
                "--probes", ",".join(PROBES), "--out", str(out)]  # fmt: skip
     # TRL is neither needed nor touched: with None in its place any import of it fails
     code = f"import sys; sys.modules['trl'] = None; from parity.cli import main; sys.exit(main({command!r}))"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=False)
+    # As many threads as the tests of this process have: on some processors last bits depend on them.
+    threads = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env=threads, capture_output=True, text=True, check=False
+    )
     assert done.returncode == 0, done.stderr
     return out, done.stdout
 
