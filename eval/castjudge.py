@@ -65,6 +65,7 @@ def of_owns(
         "controls": max(len(main.who) - 1, 0),
         "alpha": design.alpha,
         "match": design.match,
+        **({"strength": "gain"} if design.gain else {}),
         "verdict": _of_cast([row for row in out if row["primary"]], least, design),
         "p": min(ps, default=None),
         "smallest_p": least,

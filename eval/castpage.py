@@ -11,7 +11,7 @@ from eval.figures import arm_tone, short
 from eval.frames import EDGE, Frame, place, scaled
 from eval.svg import Drawn, as_csv, style, svg, tone
 from eval.table import GATE, stage_rank
-from eval.wording import DASH, interval, number, plain, probability, visible
+from eval.wording import DASH, interval, number, plain, probability, read_how, visible
 
 KEYS = (
     "probe", "stage", "dose", "match", "unit", "estimate", "low", "high", "level", "sd", "statistic", "p", "p_adjusted",
@@ -30,7 +30,7 @@ def section(verdict: Mapping[str, Any], show: Any, name: Any) -> dict[str, Any] 
         for match in [cast["match"], *({"strength", "dose"} - {cast["match"]})]:
             of = _ordered([r for r in cast["rows"] if r["stage"] == stage and r["match"] == match])
             if of:
-                reading = table.READING[match]
+                reading = read_how(match, cast)
                 caption = f"After {visible(stage)}, {reading}, one dot per character"
                 title = f"How far each character lies from the others after {visible(stage)}, {reading}"
                 drawn = cloud(of, cast["first"], name=name(f"cast-{stage}-{match}"), title=title)
@@ -42,13 +42,13 @@ def section(verdict: Mapping[str, Any], show: Any, name: Any) -> dict[str, Any] 
         "main": [f for main, f in figures if main],
         "others": [f for main, f in figures if not main],
         "groups": [
-            (head, [_cells(row) for row in rows if _kind(row, cast["match"]) == kind])
+            (head, [_cells(row, cast) for row in rows if _kind(row, cast["match"]) == kind])
             for kind, head in enumerate(("Primary", "Secondary, exploratory", "The other reading, exploratory"))
         ],
         "left_out": cast["left_out"],
         "smallest_p": probability(cast["smallest_p"]),
         "controls": cast["controls"],
-        "factors": None if cast["factorial"] else [_factors(row) for row in rows if "terms" in row["factorial"]],
+        "factors": None if cast["factorial"] else [_factors(row, cast) for row in rows if "terms" in row["factorial"]],
         "no_factors": cast["factorial"] or _why(rows),
         "losses": cast["losses"],
     }
@@ -125,14 +125,14 @@ def _size(row: Mapping[str, Any]) -> str:
     return f"{row['n_characters'] or DASH} characters × {row['n_seeds']} seeds"
 
 
-def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
+def _cells(row: Mapping[str, Any], cast: Mapping[str, Any]) -> dict[str, Any]:
     others = [d for arm, d in row["D"].items() if d is not None]
     return {
         "label": _label(row),
         "unit": row["unit"],
         "size": f"{_size(row)} × {row['n_items']} items",
         "stage": row["stage"],
-        "reading": table.READING[row["match"]],
+        "reading": read_how(row["match"], cast),
         "estimate": number(row["estimate"], sign=True),
         "interval": interval(row["low"], row["high"]),
         "range": interval(min(others, default=None), max(others, default=None)),
@@ -147,7 +147,7 @@ def _cells(row: Mapping[str, Any]) -> dict[str, Any]:
     }
 
 
-def _factors(row: Mapping[str, Any]) -> dict[str, Any]:
+def _factors(row: Mapping[str, Any], cast: Mapping[str, Any]) -> dict[str, Any]:
     of = row["factorial"]
     told = {t["term"]: (number(t["estimate"], sign=True), interval(t["low"], t["high"])) for t in of["terms"]}
     residual = of["residual"]
@@ -155,7 +155,7 @@ def _factors(row: Mapping[str, Any]) -> dict[str, Any]:
         "label": _label(row),
         "unit": row["unit"],
         "stage": row["stage"],
-        "reading": table.READING[row["match"]],
+        "reading": read_how(row["match"], cast),
         "terms": [told.get(name) for name in ("prior", "truth", "prior x truth")],
         "residual": (number(residual["estimate"], sign=True), interval(residual["low"], residual["high"])),
         "untold": plain(of["untold"]),

@@ -134,7 +134,7 @@ def readings(own: Owns, design: Design, first: int = 0) -> list[Reading]:
         gate = design.gate
         if gate is not None and own.where[gate.name].start < own.where[gate.name].stop:
             rest = [m for m in heads if not m.gate]
-            ranges, strengths = _strengths(own, gate, places)
+            ranges, strengths = _strengths(own, gate, places, design.gain)
             terms = _terms(own, rest, places)
             of = [own.where[m.name] for m in rest]
             at_strength = [
@@ -153,9 +153,14 @@ def _terms(own: Owns, heads: list[Judged], places: list[int]) -> np.ndarray:
     return value
 
 
-def _strengths(own: Owns, gate: Judged, places: list[int]) -> tuple[list[list[Curve]], np.ndarray]:
-    """Each run's curve by arm and seed, and the strengths [S, N, N] at which two arms are read beside each other."""
+def _strengths(own: Owns, gate: Judged, places: list[int], gain: bool) -> tuple[list[list[Curve]], np.ndarray]:
+    """Each run's curve by arm and seed, and the strengths [S, N, N] at which two arms are read beside each other.
+
+    `gain`: less the base's.
+    """
     value = own.value[:, :, places, own.where[gate.name]]  # [N, S, D, I]
+    if gain:
+        value = value - own.value[:, :, :1, own.where[gate.name]]
     arms, seeds = value.shape[:2]
     there = np.isfinite(value).any(axis=3, keepdims=True)
     whole = (np.isfinite(value) | ~there).all(axis=2)

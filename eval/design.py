@@ -50,6 +50,7 @@ class Design:
     measures: tuple[Judged, ...]
     looks: tuple[int, ...] = ()  # numbers of seeds at which it may be judged under a plan; none: once
     spending: str = "pocock"
+    gain: bool = False  # equal strength is of what training added to the base's, not of strength itself
     contrasts: tuple[str, ...] = ("T", "delta", "lambda")  # of measures of personas; of others delta alone
 
     @property
@@ -103,6 +104,7 @@ def design_of(recipe: Recipe, probes: Sequence[Probe], sensitivity: Mapping[str,
         tuple(measures),
         recipe.judge.looks,
         recipe.judge.spending,
+        recipe.judge.strength == "gain",
     )
 
 

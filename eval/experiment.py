@@ -118,6 +118,7 @@ def judge_experiment(folder: Path, store: Store) -> dict[str, Any]:
         "base": recipe.base.model_dump(mode="json", exclude_none=True),
         "alpha": recipe.judge.alpha,
         "match": recipe.judge.match,
+        **({"strength": "gain"} if design.gain else {}),
         "claim": recipe.judge.claim,
         "arms": list(design.arms),
         "seeds": list(range(recipe.seeds)),

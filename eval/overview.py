@@ -13,7 +13,7 @@ from eval import crowd, table
 from eval.cells import PROMPTED
 from eval.many import Group, groups, pair_name, pairs_told, reach, unreachable
 from eval.table import GATE, Line, stage_rank
-from eval.wording import DASH, interval, number, plain, probability, visible
+from eval.wording import DASH, interval, number, plain, probability, read_how, visible
 from recipes.references import PREFIX
 
 MOST_ARMS = 12  # beyond these, curves by arm are drawn as one among the others
@@ -30,7 +30,7 @@ HEADINGS = {
 def pairs(verdict: Mapping[str, Any], lines: Sequence[Line], show: Any, name: Any, levels: str) -> dict[str, Any]:
     """Figures and tables of all pairs: a strip per stage, a ladder per primary probe, a table per group."""
     found = groups(lines)
-    reading = table.READING[table.recipe_match(verdict)]
+    reading = read_how(table.recipe_match(verdict), verdict)
     strips, ladders = [], []
     for stage in sorted({g.line.stage for g in found}, key=stage_rank):
         of = [g for g in found if g.line.stage == stage and g.line.probe != GATE]

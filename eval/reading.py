@@ -48,9 +48,14 @@ class Reading:
 
 
 def strengths_of(grid: Grid, design: Design, stage: int) -> Strengths:
-    """Strength of each arm X at each dose: the mean over items of m(X, X) in the gate's headline measure."""
-    taken = take(grid, _used(design, stage, "strength"), with_base=False)
+    """Strength of each arm X at each dose: the mean over items of m(X, X) in the gate's headline measure.
+
+    Less m(0, X) of the base where the design matches on gain.
+    """
+    taken = take(grid, _used(design, stage, "strength"), with_base=design.gain)
     own = np.stack([taken.value[0, 0], taken.value[1, 1]])  # [2, S, U, I]
+    if design.gain:
+        own = own - taken.base[:, :, None]
     measured = np.isfinite(own).any(axis=3)
     # items are the same at every dose and in both arms
     whole = (np.isfinite(own) | ~measured[..., None]).all(axis=(0, 2)) & np.isfinite(own).any(axis=(0, 2))

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from eval import castwords
-from eval.wording import DASH, SEEN, VERDICTS, before, failures, interval, number, probability, visible
+from eval.wording import DASH, SEEN, VERDICTS, before, failures, interval, number, probability, read_how, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 
 GATE = "default_identity"  # the probe that is strength itself: read at equal dose, never primary
 STAGES = ("base", "sft", "dpo", "rl")
-READING = {"strength": "at equal strength", "dose": "at equal dose"}
 MANY = 4  # pairs; more than these are shown together and not one below the other
 
 
@@ -141,7 +140,7 @@ def many(verdict: Mapping[str, Any]) -> bool:
 
 def sentence(verdict: dict) -> str:
     """The experiment's verdict in a sentence, with the numbers it rests on."""
-    reading = READING[recipe_match(verdict)]
+    reading = read_how(recipe_match(verdict), verdict)
     primary = [(ln, s, r) for ln in lines(verdict) if ln.primary for s, r in ln.judged if r.get("primary")]
     word = verdict.get("verdict") or "undetermined"
     if not primary:
@@ -293,8 +292,9 @@ def _caption(verdict: Mapping[str, Any]) -> str:
     failed = verdict.get("failed") or []
     runs = ", ".join(f"{visible(f['arm'])} seed {f['seed']} ({f['stage']})" for f in failed[:6])
     lost = f"\n{len(failed)} run{'s' * (len(failed) > 1)} failed: {runs}{', …' if len(failed) > 6 else ''}."
+    reading = read_how(recipe_match(verdict), verdict)
     return (
-        f"{favours}\nRead {READING[recipe_match(verdict)]} (strength itself at equal dose). Under each probe: unit, "
+        f"{favours}\nRead {reading} (strength itself at equal dose). Under each probe: unit, "
         f"seeds × items; under each estimate: its {level} % interval. Margin: the smallest effect that matters."
         f"{lost if failed else ''}"
     )

@@ -24,6 +24,14 @@ VERDICTS = {
 SEEN = {True: "yes", False: "no", None: "not shown"}
 
 
+READING = {"strength": "at equal strength", "dose": "at equal dose", "gain": "at equal gain in strength"}
+
+
+def read_how(match: str, of: Mapping[str, Any]) -> str:
+    """How rows are read, from their `match` and what the verdict or cast `of` says is equal in equal strength."""
+    return READING[str(of.get("strength") or match) if match == "strength" else match]
+
+
 def visible(text: object) -> str:
     """Text from outside with every control, bidirectional, zero-width and surrogate character spelled out."""
     hidden = ("Cc", "Cf", "Cs", "Zl", "Zp")

@@ -13,8 +13,8 @@ from typing import Any
 from eval.figures import briefly, effect, short
 from eval.frames import Frame, margins, place
 from eval.svg import style, tone
-from eval.table import GATE, READING, Line, lines, many, recipe_match, size, stage_rank
-from eval.wording import DASH, VERDICTS, probability, visible
+from eval.table import GATE, Line, lines, many, recipe_match, size, stage_rank
+from eval.wording import DASH, VERDICTS, probability, read_how, visible
 
 PAPER = "white"
 MOST = 40  # lines of a picture with many pairs: those farthest from zero, in margins
@@ -37,7 +37,7 @@ def keys(verdict: Mapping[str, Any]) -> list[str]:
 
 def _parts(verdict: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Line]]]:
     told = [line for line in lines(verdict) if line.probe != GATE and line.judged]
-    reading = READING[recipe_match(dict(verdict))]
+    reading = read_how(recipe_match(dict(verdict)), verdict)
     pairs = list(dict.fromkeys(line.pair for line in told))
     for stage in sorted({line.stage for line in told}, key=stage_rank):
         of = [line for line in told if line.stage == stage]

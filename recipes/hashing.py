@@ -39,6 +39,8 @@ def hashed(recipe: Recipe) -> dict[str, Any]:
     content = recipe.planned.model_dump(mode="json", exclude=UNHASHED)
     if not recipe.judge.looks:  # what was written before there were looks keeps its hash
         del content["judge"]["looks"], content["judge"]["spending"]
+    if recipe.judge.strength == "level":
+        del content["judge"]["strength"]
     if not recipe.references:
         del content["references"]
     if recipe.precision == "highest":

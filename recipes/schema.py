@@ -127,6 +127,7 @@ class Judge(Frozen):
 
     alpha: Share = 0.05
     match: Literal["strength", "dose"] = "strength"
+    strength: Literal["level", "gain"] = "level"  # what `match: strength` makes equal: it, or its rise over the base
     primary: tuple[str, ...] = ("selection", "leakage", "guardrail")
     margins: dict[str, Annotated[float, Field(gt=0)]] = {}
     claim: Literal["verdict", "explore"] = "verdict"
