@@ -57,5 +57,6 @@ class Progress:
         now = time.monotonic()
         if self.done and now - self._said > LINE_SECONDS:
             self._said = now
-            left = (now - self._started) / self.done * (self.total - self.done)
-            say(f"{self.phase}: {self._note}, {self.done / self.total:.0%}, about {left / 60:.1f} min left")
+            share = min(self.done / self.total, 1.0)  # a total is an estimate
+            left = (now - self._started) * (1 / share - 1)
+            say(f"{self.phase}: {self._note}, {share:.0%}, about {left / 60:.1f} min left")

@@ -101,7 +101,8 @@ def _write(experiment: Experiment, options: Options, name: str) -> int:
         name, recipe, str(lock["recipe_hash"]), experiment.verdict, lock.get("matching") or [], base,
         tuple(probe.name for probe in probes),
     )  # fmt: skip
-    with Progress("exporting", models.size(base, found, store) or 1) as progress:
+    told = sum((experiment.folder / file).stat().st_size for file in (LOCK, VERDICT, REPORT))
+    with Progress("exporting", models.size(base, found, store) + told) as progress:
         folder = Folder(options.to, hidden, progress.advance)
         folder.text(MARK, _mark(name, lock))  # first, so that a cut-off export is known for what it is
         progress.note("base")
