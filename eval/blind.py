@@ -155,8 +155,9 @@ def words_of(cast: Sequence[str], scenes: Sequence[Scene]) -> tuple[str, ...]:
 
     In a world the names are syllables drawn anew for each seed (some are common words); only texts have them.
     """
-    names = {persona.name for scene in scenes if not scene.bindings for persona in scene.personas}
-    parts = {part for scene in scenes if not scene.bindings for p in scene.personas for part in p.name_words}
+    personas = [persona for scene in scenes if not scene.bindings for persona in scene.personas]
+    names = {persona.name for persona in personas}
+    parts = {part for persona in personas for part in persona.name_words}
     return tuple(sorted({*cast, *names, *parts}, key=lambda word: (-len(word), word)))
 
 

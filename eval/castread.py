@@ -231,7 +231,7 @@ def _read(
                 apart=int((measured & ~np.isfinite(d)).sum()),
                 runs=int(measured.sum()),
                 missing=int((~np.isfinite(last[:, :, of]) & measured[..., None]).sum()),
-                saturated=_saturated(m, _levels(at, own, m), first),
+                saturated=_saturated(m, at, own, first),
             )
         )
     return out
@@ -258,9 +258,12 @@ def _levels(at: list[np.ndarray], own: Owns, judged: Judged) -> np.ndarray:
     return value + own.value[:, :, 0, of] if judged.level == "persona" else value  # terms were less the base
 
 
-def _saturated(judged: Judged, value: np.ndarray, first: int) -> bool:
-    """Whether choices are at one bound on most items of the first arm and of most others, value [N, S, I]."""
-    if judged.gate or not judged.bounded or judged.unit != "logit" or not value.size:
+def _saturated(judged: Judged, at: list[np.ndarray], own: Owns, first: int) -> bool:
+    """Whether choices are at one bound on most items of the first arm and of most others."""
+    if judged.gate or not judged.bounded or judged.unit != "logit":
+        return False
+    value = _levels(at, own, judged)
+    if not value.size:
         return False
     bound = np.log(0.98 / 0.02)
     for side in (1, -1):

@@ -8,14 +8,11 @@ from dataclasses import dataclass, replace
 from itertools import zip_longest
 from math import isclose
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from eval.experiment import CELLS, VERDICT
 from eval.lock import lock_of, post_hoc, read_lock, recipe_of
 from recipes.errors import InputError
-
-if TYPE_CHECKING:
-    import polars as pl
 
 ROWS = "rows.parquet"
 RELATIVE, ABSOLUTE = 1e-6, 1e-9  # another machine's rounding of the same sums
@@ -46,7 +43,6 @@ def judge_again(folder: Path) -> Again:
     from eval.gather import gather
     from eval.judge import judge
     from eval.probes import select
-    from eval.references import aside
     from eval.sensitive import sensitivity
     from recipes.scenes import scene_of
 
@@ -60,9 +56,8 @@ def judge_again(folder: Path) -> Again:
         raise InputError(f"{folder}: not a whole export: {' '.join(str(error).split())}") from error
     probes = select(recipe.probes)
     design = replace(design_of(recipe, probes, sensitivity(recipe)), seeds=seeds)
-    beside: list[pl.DataFrame] = []  # rows of arms that no pair is made of
     frames = rows.partition_by("arm", maintain_order=True)
-    judged = json.loads(json.dumps(judge(gather(aside(frames, beside), design).rows, design, failed)))
+    judged = json.loads(json.dumps(judge(gather(frames, design).rows, design, failed)))
     scenes = [scene_of(recipe, seed) for seed in range(recipe.planned.seeds)]
     now = lock_of(recipe.planned, scenes, probes, lock.get("matching", []), lock.get("blind"))
     return Again(published | judged, list(_otherwise(judged["rows"], wanted)), post_hoc(lock, now))

@@ -198,13 +198,14 @@ def seconds(shape: Shape, plan: Plan, device: Device, many: int = 1) -> tuple[fl
         used = many if backend_of(plan.recipe, stage)[0] == "process" else min(many, runs)
         training += cell.spec["steps"][-1] * step_seconds(shape, plan.recipe, stage, device) / used
         training += len(stage.doses) * whole if stage.lora is None else 0.0
-    models = [(task.cell, len(task.doses)) for task in plan.tasks]
-    models += [(cell.hash, len(cell.spec["doses"])) for cell in plan.references]
-    lacking = [(tokens, doses) for cell, doses in models if (tokens := plan.lacking(cell, asked_of(plan)))]
+    costs = asked_of(plan)
+    models = [(task.cell, len(task.doses), task.full) for task in plan.tasks]
+    models += [(cell.hash, len(cell.spec["doses"]), False) for cell in plan.references]
+    lacking = [(tokens, doses, full) for cell, doses, full in models if (tokens := plan.lacking(cell, costs))]
     products = 2.0 * (shape.blocks + shape.hidden * shape.vocabulary / 2)  # half of the tokens are scored
-    measuring = sum(tokens * doses for tokens, doses in lacking) * products / device.measuring(plan.recipe.precision)
-    measuring += MODEL * sum(doses for _, doses in lacking)
-    read = sum(len(task.doses) * whole for task in plan.tasks if task.full and plan.lacking(task.cell, asked_of(plan)))
+    measuring = sum(tokens * doses for tokens, doses, _ in lacking) * products / device.measuring(plan.recipe.precision)
+    measuring += MODEL * sum(doses for _, doses, _ in lacking)
+    read = whole * sum(doses for _, doses, full in lacking if full)
     return training + (SET_UP if training else 0.0), measuring / min(many, runs) + read
 
 

@@ -145,8 +145,12 @@ def stage_cell(recipe: Recipe, arm: str, seed: int, index: int, parent: Cell | N
 def settings_of(recipe: Recipe, cell: Cell) -> dict[str, Any]:
     """TRL's settings of a stage of a run: the lab's defaults, the recipe's own, length and seed."""
     assert cell.stage is not None
-    stage = recipe.stages[cell.stage]
-    return {**TRAINER, **(RL if stage.kind == "rl" else {}), **stage.trainer, "max_steps": cell.spec["steps"][-1]}
+    return stage_settings(recipe.stages[cell.stage], cell.spec["steps"][-1])
+
+
+def stage_settings(stage: Stage, steps: int) -> dict[str, Any]:
+    """TRL's settings of a stage of so many steps, whoever is favoured."""
+    return {**TRAINER, **(RL if stage.kind == "rl" else {}), **stage.trainer, "max_steps": steps}
 
 
 def lora_of(stage: Stage) -> dict[str, Any] | None:

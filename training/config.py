@@ -6,8 +6,7 @@ from typing import Any
 
 from recipes.errors import InputError, one_line
 from recipes.schema import Recipe
-from recipes.stages import RL
-from training.cells import TRAINER, lora_of
+from training.cells import lora_of, stage_settings
 from training.distributed import one_device
 
 
@@ -24,10 +23,9 @@ def check_settings(recipe: Recipe) -> None:
 
     for i, stage in enumerate(recipe.stages):
         where = f"stages.{i}.trainer"
-        settings = {**TRAINER, **(RL if stage.kind == "rl" else {}), **stage.trainer, "max_steps": stage.doses[-1]}
         try:
             with one_device():
-                config_of(stage.kind, settings, ".")
+                config_of(stage.kind, stage_settings(stage, stage.doses[-1]), ".")
             if (lora := lora_of(stage)) is not None:
                 where = f"stages.{i}.lora"
                 LoraConfig(**lora)

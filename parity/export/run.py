@@ -9,15 +9,15 @@ from pathlib import Path
 from typing import Any
 
 from eval.blind import RECORD
+from eval.experiment import CELLS, REPORT, VERDICT
 from eval.lock import LOCK, read_lock, recipe_of
+from eval.published import ROWS
 from parity.export.folder import MARK, Folder, hidden_paths, refuse_other
 from recipes.errors import InputError, one_line
 from recipes.packages import PACKAGE
 from recipes.schema import Recipe
 from recipes.store import Damaged, Store, locked
 from recipes.trust import trusted
-
-CELLS, VERDICT, REPORT, ROWS = "cells.json", "verdict.json", "report.html", "rows.parquet"
 
 
 @dataclass(frozen=True)
