@@ -11,18 +11,23 @@ import torch
 from eval.trie import Trie, ancestors, best_capacity, pack
 
 LOGITS_AT_ONCE = 2**24  # elements of one block of logits: 64 MiB in float32, whatever the vocabulary
+WORDS_AT_ONCE = 2048  # of the vocabulary in a block, at least; so few rows of an output layer stay in a CPU's cache
 ENTROPY = -1  # in place of the next token of an edge: the entropy of what comes next
 
 
 @dataclass(frozen=True)
 class Limits:
-    """Sizes that bound a plan: tokens per forward and per bin, positions of the model, its vocabulary and window."""
+    """Sizes that bound a plan: tokens per forward and per bin, positions, vocabulary and window of the model.
+
+    `words`: how many of the vocabulary a packed trie can be scored for at a time.
+    """
 
     max_tokens: int
     bin_tokens: int
     positions: int
     window: int  # longest sequence for which sliding or chunked attention is still plain causal attention
     vocabulary: int
+    words: int
     equal: int = 1024  # tokens to look at for as much as all else that is done for a token
 
 
@@ -50,6 +55,11 @@ class Batch:
     chunks: tuple[Chunk, ...]
 
 
+def places_at_once(words: int) -> int:
+    """Of how many places the logits of so many words are computed together."""
+    return max(1, LOGITS_AT_ONCE // words)
+
+
 def make_batches(
     trie: Trie,
     edges: Sequence[tuple[int, int, int]],
@@ -64,7 +74,7 @@ def make_batches(
     bins.sort(key=len, reverse=True)  # like lengths together: little padding
     size = limits.max_tokens
     if not tree:
-        size = max(1, min(size, LOGITS_AT_ONCE // limits.vocabulary))  # a plain forward makes all its logits
+        size = min(size, places_at_once(limits.vocabulary))  # a plain forward makes all its logits
     wanted: dict[int, list[tuple[int, int]]] = {}
     for node, token, label in edges:
         wanted.setdefault(node, []).append((token, label))
@@ -77,7 +87,8 @@ def make_batches(
         if tree:  # a forward more costs less than a quarter of padding
             group = [nodes for nodes in group if len(nodes) * 4 >= width * 3]
         at += len(group)
-        places, labels = _scored_places(group, width, wanted, max(1, LOGITS_AT_ONCE // limits.vocabulary), device)
+        most = places_at_once(limits.words if tree else limits.vocabulary)
+        places, labels = _scored_places(group, width, wanted, most, device)
         if places:  # a bin whose nodes were all scored in an earlier one has nothing to add
             order += labels
             batches.append(_tensors(trie, group, width, places, tree, dtype, device))

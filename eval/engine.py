@@ -71,6 +71,7 @@ class Engine:
         if max_tokens is None:
             max_tokens = TOKENS_AT_ONCE_CPU if self.device.type == "cpu" else TOKENS_AT_ONCE
         config = model.config.get_text_config()
+        self.forward = Forward(model)
         self.limits = Limits(
             max_tokens=max_tokens,
             bin_tokens=bin_tokens,
@@ -80,10 +81,10 @@ class Engine:
                 getattr(config, "attention_chunk_size", None) or UNBOUNDED,
             ),
             vocabulary=config.vocab_size,
+            words=self.forward.words,
             # A layer of width H multiplies about 24 H^2 times for a token, and 4 H times for each that it looks at.
             equal=6 * config.hidden_size,
         )
-        self.forward = Forward(model)
         self._stacked = Stacked(model, max_tokens)
         self.forward.tree = self.forward.tree and self._agrees()  # at full precision
         self._stacked.precision = precision

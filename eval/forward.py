@@ -6,13 +6,13 @@ each group holds the same sequences e times over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import torch
 
-from eval.batches import LOGITS_AT_ONCE, Batch
+from eval.batches import LOGITS_AT_ONCE, WORDS_AT_ONCE, Batch, Chunk, places_at_once
 from eval.residual import Editing, blocks_of, hooked, layer_number
 
 
@@ -31,6 +31,8 @@ class Forward:
         self._blocks = blocks_of(self._body, self.n_layers) if self._body is not None else ()
         self._editing: Editing | None = None
         self.tree = self._body is not None and self._head is not None
+        # Only of a plain output layer can a part be computed.
+        self.words = min(self.vocabulary, WORDS_AT_ONCE) if type(self._head) is torch.nn.Linear else self.vocabulary
 
     def layer(self, layer: int | float) -> int | None:
         """Number of a requested layer; None where the model has none such."""
@@ -56,17 +58,12 @@ class Forward:
         groups = k * self.copies
         hidden = self._hidden(batch, k)
         found = []
+        words = self.words if batch.tree else self.vocabulary
         for chunk in batch.chunks:
-            size = max(1, LOGITS_AT_ONCE // (len(chunk.places) * self.vocabulary))  # groups
-            parts = []
-            for rows in hidden.view(groups, -1, hidden.shape[-1])[:, chunk.places].split(size):
-                logits = (self._logits(rows) if batch.tree else rows).float()
-                normaliser = logits.logsumexp(-1)
-                values = logits[:, chunk.rows, chunk.tokens] - normaliser[:, chunk.rows]
-                if len(chunk.of_entropy):
-                    values = torch.cat([values, entropy(logits[:, chunk.of_entropy])], dim=1)
-                parts.append(values)
-            found.append(torch.cat(parts))
+            size = max(1, places_at_once(words) // len(chunk.places))  # groups
+            rows = hidden.view(groups, -1, hidden.shape[-1])[:, chunk.places]
+            by_words = self._by_words if batch.tree else _one_block
+            found.append(torch.cat([_of_blocks(by_words(part), chunk) for part in rows.split(size)]))
         return torch.cat(found, dim=1)
 
     def activations(self, batch: Batch, layers: Sequence[int], k: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -119,15 +116,63 @@ class Forward:
         if self._editing is not None:
             self._editing.positions, self._editing.models = positions, models
 
+    def _by_words(self, hidden: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+        """Logits of hidden states [G, R, H], some words of the vocabulary at a time, and the first word of each.
+
+        On a CPU few words whatever the number of places: what its cache holds of the output layer is read once.
+        """
+        assert self._head is not None
+        if self.words == self.vocabulary:
+            yield 0, self._logits(hidden)
+            return
+        on_cpu, places = hidden.device.type == "cpu", hidden.shape[:-1].numel()
+        size = self.words if on_cpu else max(self.words, LOGITS_AT_ONCE // places)
+        weight, bias = self._head.weight, self._head.bias
+        for start in range(0, len(weight), size):
+            part = slice(start, start + size)
+            logits = torch.nn.functional.linear(hidden, weight[part], None if bias is None else bias[part])
+            yield start, self._capped(logits)
+
     def _logits(self, hidden: torch.Tensor) -> torch.Tensor:
         assert self._head is not None
-        logits = self._head(hidden)
+        return self._capped(self._head(hidden))
+
+    def _capped(self, logits: torch.Tensor) -> torch.Tensor:
         return logits if self._softcap is None else self._softcap * torch.tanh(logits / self._softcap)
 
 
 def entropy(logits: torch.Tensor) -> torch.Tensor:
     """Shannon entropy (nats) of the distributions over the last axis of float32 logits."""
     return torch.special.entr(logits.softmax(-1)).sum(-1)
+
+
+def _one_block(logits: torch.Tensor) -> Iterator[tuple[int, torch.Tensor]]:
+    yield 0, logits
+
+
+def _of_blocks(blocks: Iterable[tuple[int, torch.Tensor]], chunk: Chunk) -> torch.Tensor:
+    """Values [G, E] of a chunk's edges from logits [G, R, W] of the vocabulary's blocks.
+
+    The distribution is a choice of a block, then of a word in it: normalisers add up as log-probabilities do, and
+    entropy is that of the first choice and the mean of the second's.  With one block this is its plain softmax.
+    """
+    normalisers, entropies, values = [], [], torch.zeros(())
+    for start, some in blocks:
+        logits = some.float()
+        normalisers.append(logits.logsumexp(-1))
+        if len(chunk.of_entropy):
+            entropies.append(entropy(logits[:, chunk.of_entropy]))
+        at = chunk.tokens - start
+        inside = (at >= 0) & (at < logits.shape[-1])
+        found = logits[:, chunk.rows, at.clamp(0, logits.shape[-1] - 1)]
+        values = torch.where(inside, found, values.to(found.device))
+    normaliser = torch.stack(normalisers)
+    values = values - normaliser.logsumexp(0)[:, chunk.rows]
+    if entropies:
+        share = normaliser[:, :, chunk.of_entropy].softmax(0)
+        within = (share * torch.stack(entropies)).sum(0)
+        values = torch.cat([values, torch.special.entr(share).sum(0) + within], dim=1)
+    return values
 
 
 def _unwrapped(model: Any) -> Any | None:

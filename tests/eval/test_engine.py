@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from eval.engine import Engine
-from eval.requests import Choice, Generated, Generation, Scored
+from eval.requests import Choice, Generated, Generation, Reading, Scored
 from tests.eval.tiny import make_model
 
 KINDS = ["llama", "gemma3", "gptneox", "gpt2"]
@@ -129,12 +129,20 @@ def test_contexts_longer_than_the_sliding_window_are_computed_plainly(tokenizer,
     np.testing.assert_allclose(flat(engine.run(plan), some), expected, **CLOSE)
 
 
-def test_large_vocabularies_are_scored_in_blocks(engine, choices, monkeypatch):
-    expected = flat(engine.answer(choices), choices)
-    monkeypatch.setattr("eval.batches.LOGITS_AT_ONCE", 3 * engine.limits.vocabulary)  # three rows of logits at a time
-    plan = engine.plan(choices)
+@pytest.mark.parametrize("kind", KINDS)
+def test_large_vocabularies_are_scored_some_words_and_some_places_at_a_time(kind, tokenizer, choices, monkeypatch):
+    model = make_model(kind, len(tokenizer))
+    read = Reading(choices[0].context, choices[0].options[-1])
+    expected = Engine(model, tokenizer).answer([*choices, read])
+    monkeypatch.setattr("eval.forward.WORDS_AT_ONCE", 7)
+    monkeypatch.setattr("eval.batches.LOGITS_AT_ONCE", 3 * 7)
+    engine = Engine(model, tokenizer)
+    plan = engine.plan([*choices, read])
     assert max(len(chunk.places) for b in plan.batches for chunk in b.chunks) == 3
-    np.testing.assert_allclose(flat(engine.run(plan), choices), expected, **CLOSE)
+    assert engine.tree and len(tokenizer) > 7 * 2  # the last block has fewer words
+    found = engine.run(plan)
+    np.testing.assert_allclose(flat(found, choices), flat(expected, choices), **CLOSE)
+    np.testing.assert_allclose(found[read].entropies, expected[read].entropies, **CLOSE)
 
 
 def test_overlong_and_unknown_and_not_a_number_are_outcomes(tokenizer, scene, choices):
