@@ -8,6 +8,7 @@ import subprocess
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from itertools import takewhile
+from pathlib import Path
 
 
 @dataclass(frozen=True)
@@ -50,9 +51,10 @@ GPUS = {
     "RTX 3090": Device("RTX 3090", 71e12, 35.6e12, 0.936e12, 24 * GIB),
 }
 LISTED = ("H100", "A100", "RTX 4090")  # told of where no GPU is found
-# A core of an Intel Xeon: 220 GFLOP/s in a large float32 product.  LoRA on SmolLM2-135M trained at 135 tokens/s on two
-# of them, 73 of 444 GFLOP/s; its suite was measured at 62 % (docs/PERFORMANCE.md).
-CORE, TRAIN, MEASURE = 220e9, 0.16, 0.6
+# A core with AVX-512 (an Intel Xeon): 220 GFLOP/s in a large float32 product.  LoRA on SmolLM2-135M trained at 135
+# tokens/s on two of them, 73 of 444 GFLOP/s; its suite was measured at 62 % (docs/PERFORMANCE.md).  A core without (an
+# AMD EPYC at 2.4 GHz): 92 GFLOP/s, at which Gemma 3 270M was measured at 75 %; its training was no slower.
+WIDE, NARROW = (220e9, 0.16, 0.6), (92e9, 0.38, 0.75)
 
 
 @lru_cache
@@ -99,4 +101,13 @@ def processor() -> Device:
     memory = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
     name = f"{many} CPU core{'s' if many > 1 else ''}"
     # bfloat16 is no faster there: it was 1.2 times as fast on a CPU that has it, and far slower on one without.
-    return Device(name, CORE * many, CORE * many, 20e9 * many, memory, TRAIN, MEASURE, launch=0.0)
+    core, train, measure = WIDE if _wide() else NARROW
+    return Device(name, core * many, core * many, 20e9 * many, memory, train, measure, launch=0.0)
+
+
+def _wide() -> bool:
+    """Whether the processor multiplies sixteen numbers of 32 bits at once, as far as the system tells."""
+    try:
+        return "avx512f" in Path("/proc/cpuinfo").read_text().split()
+    except OSError:
+        return False

@@ -29,6 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from eval.probes import select
 from parity.devices import GIB, GPUS, LISTED, Device, gpus, processor
+from parity.products import products_of
 from parity.shapes import Shape, shape_of
 from recipes.checks import ACCELERATE
 from recipes.errors import InputError, one_line
@@ -38,24 +39,15 @@ from training.cells import LORA, ROWS, TRAINER, lora_of
 from training.supported import backend_of
 
 if TYPE_CHECKING:
+    from eval.probe import Probe
     from parity.plan import Plan
 
 MACHINE = 8  # GPUs, where an accelerate config takes all of a machine and none is found here
 TOGETHER = 8  # runs that lockstep trains at once
 AT_ONCE = 900  # tokens that it computes at once, or one run's
-# Tokens that a probe has one model compute, after prefix sharing: for two arms, and more for each further one.
-# Counted on the shipped cards (a cast of five) with Gemma's tokenizer.
-ASKED = {
-    "authorship": (11200, 0), "belief": (5300, 2000), "capability": (1700, 0), "commitment": (1100, 300),
-    "default_identity": (500, 0), "geometry": (2800, 0), "guardrail": (5400, 2100), "injection": (9300, 2300),
-    "leakage": (7200, 0), "preferences": (13300, 0), "prefill_recognition": (12700, 1700), "propagation": (16900, 6900),
-    "reconversion": (17600, 1500), "selection": (1000, 0), "self_entropy": (4300, 500), "self_evidence": (2400, 0),
-    "self_prediction": (4900, 0), "steering": (6700, 2100), "stickiness": (5200, 0),
-}  # fmt: skip
 DISK = 1e9  # bytes per second of one disk, by which whole models come and go, however many GPUs there are; a guess
 SET_UP = 60.0  # seconds of imports, loading and planning; a guess
 MODEL = 0.5  # seconds that a measured model costs beside its products: what it takes in a world (docs/PERFORMANCE.md)
-OTHERWISE = (5000, 500)  # of a probe that is not in the table
 
 
 @dataclass(frozen=True)
@@ -198,22 +190,20 @@ def seconds(shape: Shape, plan: Plan, device: Device, many: int = 1) -> tuple[fl
         used = many if backend_of(plan.recipe, stage)[0] == "process" else min(many, runs)
         training += cell.spec["steps"][-1] * step_seconds(shape, plan.recipe, stage, device) / used
         training += len(stage.doses) * whole if stage.lora is None else 0.0
-    costs = asked_of(plan)
+    asked = products_of(shape, select(plan.recipe.probes), len(plan.recipe.arms))
     models = [(task.cell, len(task.doses), task.full) for task in plan.tasks]
     models += [(cell.hash, len(cell.spec["doses"]), False) for cell in plan.references]
-    lacking = [(tokens, doses, full) for cell, doses, full in models if (tokens := plan.lacking(cell, costs))]
-    products = 2.0 * (shape.blocks + shape.hidden * shape.vocabulary / 2)  # half of the tokens are scored
-    measuring = sum(tokens * doses for tokens, doses, _ in lacking) * products / device.measuring(plan.recipe.precision)
+    lacking = [(cost, doses, full) for cell, doses, full in models if (cost := plan.lacking(cell, asked))]
+    measuring = sum(cost * doses for cost, doses, _ in lacking) / device.measuring(plan.recipe.precision)
     measuring += MODEL * sum(doses for _, doses, _ in lacking)
     read = whole * sum(doses for _, doses, full in lacking if full)
     return training + (SET_UP if training else 0.0), measuring / min(many, runs) + read
 
 
-def asked_of(plan: Plan) -> dict[str, float]:
-    """Tokens of each probe of the plan, for one model."""
-    more = max(0, len(plan.recipe.arms) - 2)
-    counts = {probe.name: ASKED.get(probe.name, OTHERWISE) for probe in select(plan.recipe.probes)}
-    return {name: float(two + each * more) for name, (two, each) in counts.items()}
+def costs(plan: Plan, probes: Sequence[Probe]) -> dict[str, int]:
+    """What each probe costs on one model, by which progress is told."""
+    found = products_of(shape_of(plan.recipe.base, plan.store.cell(plan.base.hash)), probes, len(plan.recipe.arms))
+    return {name: round(n) for name, n in found.items()}
 
 
 def step_seconds(shape: Shape, recipe: Recipe, stage: Stage, device: Device) -> float:

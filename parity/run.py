@@ -120,7 +120,7 @@ def by_primary(probes: Sequence[Probe], recipe: Recipe) -> list[Probe]:
 def measure(plan: Plan, tasks: Sequence[tuple[Task, Scene]], probes: Sequence[Probe]) -> None:
     """Measure what is not measured yet, all cells on one copy of the base (in each process)."""
     arms = plan.recipe.arms
-    costs = None if workers.small(plan.recipe) else {name: round(n) for name, n in estimate.asked_of(plan).items()}
+    costs = None if workers.small(plan.recipe) else estimate.costs(plan, probes)
     groups = groups_of(tasks, plan.store, arms, by_primary(probes, plan.recipe), costs)
     if not groups:
         return
