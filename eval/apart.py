@@ -9,7 +9,7 @@ from typing import Any
 
 from eval import table
 from eval.prompted import FIRST
-from eval.wording import DASH, VERDICTS, interval, number, probability, visible
+from eval.wording import DASH, VERDICTS, interval, number, probability, recipe_match, visible
 
 Rows = Sequence[Mapping[str, Any]]
 
@@ -83,7 +83,7 @@ def _heads(rows: Rows | None, pair: tuple[Any, ...] | None) -> list[Mapping[str,
 
 def _read(rows: Rows, verdict: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     """The rows at the recipe's reading; what has no such reading (strength itself, arms' own) at equal dose."""
-    match = table.recipe_match(verdict)
+    match = recipe_match(verdict)
     there = {(r["probe"], r["stage"]) for r in rows if r["match"] == match}
     return [r for r in rows if r["match"] == match or (r["probe"], r["stage"]) not in there]
 

@@ -30,7 +30,7 @@ def section(verdict: Mapping[str, Any], show: Any, name: Any) -> dict[str, Any] 
         for match in [cast["match"], *({"strength", "dose"} - {cast["match"]})]:
             of = _ordered([r for r in cast["rows"] if r["stage"] == stage and r["match"] == match])
             if of:
-                reading = read_how(match, cast)
+                reading = read_how(cast, match)
                 caption = f"After {visible(stage)}, {reading}, one dot per character"
                 title = f"How far each character lies from the others after {visible(stage)}, {reading}"
                 drawn = cloud(of, cast["first"], name=name(f"cast-{stage}-{match}"), title=title)
@@ -132,7 +132,7 @@ def _cells(row: Mapping[str, Any], cast: Mapping[str, Any]) -> dict[str, Any]:
         "unit": row["unit"],
         "size": f"{_size(row)} × {row['n_items']} items",
         "stage": row["stage"],
-        "reading": read_how(row["match"], cast),
+        "reading": read_how(cast, row["match"]),
         "estimate": number(row["estimate"], sign=True),
         "interval": interval(row["low"], row["high"]),
         "range": interval(min(others, default=None), max(others, default=None)),
@@ -155,7 +155,7 @@ def _factors(row: Mapping[str, Any], cast: Mapping[str, Any]) -> dict[str, Any]:
         "label": _label(row),
         "unit": row["unit"],
         "stage": row["stage"],
-        "reading": read_how(row["match"], cast),
+        "reading": read_how(cast, row["match"]),
         "terms": [told.get(name) for name in ("prior", "truth", "prior x truth")],
         "residual": (number(residual["estimate"], sign=True), interval(residual["low"], residual["high"])),
         "untold": plain(of["untold"]),

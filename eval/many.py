@@ -9,7 +9,7 @@ from math import isfinite
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from eval.table import GATE, Line, lines, recipe_match
+from eval.table import GATE, Line, lines
 from eval.wording import DASH, SEEN, VERDICTS, interval, number, probability, read_how, visible
 
 if TYPE_CHECKING:
@@ -231,8 +231,7 @@ def _caption(verdict: Mapping[str, Any], pairs: Sequence[Sequence[Any]]) -> str:
     said = [
         f"{pairs_told(pairs)}; Δ > 0 favours the first of a pair, Λ > 0 the second.",
         f"Counts are pairs (those that share an arm are not independent): {key}.",
-        f"Read {read_how(recipe_match(verdict), verdict)} (strength itself at equal dose). Under a probe: unit, "
-        "seeds × items.",
+        f"Read {read_how(verdict)} (strength itself at equal dose). Under a probe: unit, seeds × items.",
         "Every pair, its interval and its margin: report.html and `parity show --json`.",
     ]
     failed = verdict.get("failed") or []

@@ -30,7 +30,7 @@ HEADINGS = {
 def pairs(verdict: Mapping[str, Any], lines: Sequence[Line], show: Any, name: Any, levels: str) -> dict[str, Any]:
     """Figures and tables of all pairs: a strip per stage, a ladder per primary probe, a table per group."""
     found = groups(lines)
-    reading = read_how(table.recipe_match(verdict), verdict)
+    reading = read_how(verdict)
     strips, ladders = [], []
     for stage in sorted({g.line.stage for g in found}, key=stage_rank):
         of = [g for g in found if g.line.stage == stage and g.line.probe != GATE]

@@ -96,7 +96,7 @@ def render(
             facts=_facts(verdict),
             calibration=cited(verdict),
             warnings=list(_warnings(verdict)),
-            reading=wording.read_how(table.recipe_match(verdict), verdict),
+            reading=wording.read_how(verdict),
             base=_given(verdict.get("base")),
             items=_items,
             failures=wording.failures(verdict),
@@ -142,7 +142,7 @@ def _pair(
     pair: tuple[str, str], lines: Sequence[Line], verdict: Mapping, show: Any, count: Iterator[int]
 ) -> dict[str, Any]:
     of = [ln for ln in lines if ln.pair == pair]
-    reading = wording.read_how(table.recipe_match(verdict), verdict)
+    reading = wording.read_how(verdict)
     drawn = []
     for stage in sorted({ln.stage for ln in of}, key=stage_rank):
         plotted = [ln for ln in of if ln.stage == stage and ln.probe != GATE]
@@ -246,7 +246,7 @@ def _facts(verdict: Mapping[str, Any]) -> list[tuple[str, str]]:
         ("Seeds", f"{_seeds(verdict)} (smallest possible p {_fewest(verdict)})"),
         *wording.looks(verdict),
         ("Stages", " → ".join(map(visible, stages)) or DASH),
-        ("Read", wording.read_how(table.recipe_match(verdict), verdict)),
+        ("Read", wording.read_how(verdict)),
         ("α", plain(verdict.get("alpha"))),
         ("Base", _given(verdict.get("base"))),
         ("Recipe", plain(verdict.get("recipe_hash"))[:12]),

@@ -8,8 +8,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from eval import castwords
-from eval.wording import DASH, SEEN, VERDICTS, before, failures, interval, number, probability, read_how, visible
+from eval import castwords, wording
+from eval.wording import DASH, SEEN, VERDICTS, before, failures, interval, number, probability, visible
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -80,15 +80,9 @@ def stage_rank(stage: str) -> tuple[int, str]:
     return (STAGES.index(stage) if stage in STAGES else len(STAGES), stage)
 
 
-def recipe_match(verdict: Mapping[str, Any]) -> str:
-    """The reading that the recipe made primary: the one its primary rows carry."""
-    found = {r.get("match") for r in verdict.get("rows") or [] if r.get("primary")}
-    return verdict.get("match") or ("dose" if found == {"dose"} else "strength")
-
-
 def lines(verdict: Mapping[str, Any]) -> list[Line]:
     """One line per pair, probe and stage at the recipe's match: primary, secondary, then the gate at equal dose."""
-    match = recipe_match(verdict)
+    match = wording.recipe_match(verdict)
     groups: dict[tuple[tuple[str, str], str, str], list[Mapping[str, Any]]] = {}
     for row in verdict.get("rows") or []:
         a, c = row["pair"]
@@ -140,7 +134,7 @@ def many(verdict: Mapping[str, Any]) -> bool:
 
 def sentence(verdict: dict) -> str:
     """The experiment's verdict in a sentence, with the numbers it rests on."""
-    reading = read_how(recipe_match(verdict), verdict)
+    reading = wording.read_how(verdict)
     primary = [(ln, s, r) for ln in lines(verdict) if ln.primary for s, r in ln.judged if r.get("primary")]
     word = verdict.get("verdict") or "undetermined"
     if not primary:
@@ -292,7 +286,7 @@ def _caption(verdict: Mapping[str, Any]) -> str:
     failed = verdict.get("failed") or []
     runs = ", ".join(f"{visible(f['arm'])} seed {f['seed']} ({f['stage']})" for f in failed[:6])
     lost = f"\n{len(failed)} run{'s' * (len(failed) > 1)} failed: {runs}{', …' if len(failed) > 6 else ''}."
-    reading = read_how(recipe_match(verdict), verdict)
+    reading = wording.read_how(verdict)
     return (
         f"{favours}\nRead {reading} (strength itself at equal dose). Under each probe: unit, "
         f"seeds × items; under each estimate: its {level} % interval. Margin: the smallest effect that matters."

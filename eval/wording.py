@@ -27,8 +27,16 @@ SEEN = {True: "yes", False: "no", None: "not shown"}
 READING = {"strength": "at equal strength", "dose": "at equal dose", "gain": "at equal gain in strength"}
 
 
-def read_how(match: str, of: Mapping[str, Any]) -> str:
-    """How rows are read, from their `match` and what the verdict or cast `of` says is equal in equal strength."""
+def recipe_match(verdict: Mapping[str, Any]) -> str:
+    """The reading that the recipe made primary: the one its primary rows carry."""
+    found = {r.get("match") for r in verdict.get("rows") or [] if r.get("primary")}
+    return verdict.get("match") or ("dose" if found == {"dose"} else "strength")
+
+
+def read_how(of: Mapping[str, Any], match: str | None = None) -> str:
+    """How rows are read, from their `match` (default: the verdict's) and what the verdict or cast `of` says is equal in
+    equal strength."""
+    match = match or recipe_match(of)
     return READING[str(of.get("strength") or match) if match == "strength" else match]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 from eval.figures import briefly, effect, short
 from eval.frames import Frame, margins, place
 from eval.svg import style, tone
-from eval.table import GATE, Line, lines, many, recipe_match, size, stage_rank
+from eval.table import GATE, Line, lines, many, size, stage_rank
 from eval.wording import DASH, VERDICTS, probability, read_how, visible
 
 PAPER = "white"
@@ -37,7 +37,7 @@ def keys(verdict: Mapping[str, Any]) -> list[str]:
 
 def _parts(verdict: Mapping[str, Any]) -> Iterator[tuple[str, str, list[Line]]]:
     told = [line for line in lines(verdict) if line.probe != GATE and line.judged]
-    reading = read_how(recipe_match(dict(verdict)), verdict)
+    reading = read_how(verdict)
     pairs = list(dict.fromkeys(line.pair for line in told))
     for stage in sorted({line.stage for line in told}, key=stage_rank):
         of = [line for line in told if line.stage == stage]
