@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import shutil
 import subprocess
 from dataclasses import dataclass, replace
@@ -101,11 +102,16 @@ def processor() -> Device:
     memory = float(os.sysconf("SC_PAGE_SIZE")) * os.sysconf("SC_PHYS_PAGES")
     name = f"{many} CPU core{'s' if many > 1 else ''}"
     # bfloat16 is no faster there: it was 1.2 times as fast on a CPU that has it, and far slower on one without.
-    core, train, measure = WIDE if _wide() else NARROW
+    core, train, measure = WIDE if wide() else NARROW
     return Device(name, core * many, core * many, 20e9 * many, memory, train, measure, launch=0.0)
 
 
-def _wide() -> bool:
+def no_bfloat16() -> bool:
+    """Whether torch computes in float32 here at any precision: on x86 without AVX-512 and without a GPU."""
+    return not gpus() and platform.machine() in ("x86_64", "AMD64") and not wide()
+
+
+def wide() -> bool:
     """Whether the processor multiplies sixteen numbers of 32 bits at once, as far as the system tells."""
     try:
         return "avx512f" in Path("/proc/cpuinfo").read_text().split()

@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from eval.probes import select
-from parity.devices import GIB, GPUS, LISTED, Device, gpus, processor
+from parity.devices import GIB, GPUS, LISTED, Device, gpus, no_bfloat16, processor
 from parity.products import products_of
 from parity.shapes import Shape, shape_of
 from recipes.checks import ACCELERATE
@@ -83,6 +83,8 @@ def lines(plan: Plan) -> list[str]:
         each = f" on each of {many} GPUs" if many > 1 else ""
         told.append(f"memory     {stage.kind}: about {_size(total)}{each} ({parts}){short}")
     told.append(f"disk       about {_size(disk(found, plan))} in all, of which the base {_size(4 * found.parameters)}")
+    if plan.recipe.precision == "medium" and no_bfloat16():
+        told.append("precision  medium is float32 here: this processor does not multiply in bfloat16")
     count = f" ({len(gpus())} found)" if gpus() else ""
     told.append(f"cost       about {_times(found, plan, here[0], len(here))} on {here[0].name}{count}")
     if not gpus():

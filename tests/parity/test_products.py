@@ -8,7 +8,7 @@ import pytest
 
 from eval.probes import TIERS, select
 from parity import devices, products
-from parity.devices import NARROW, WIDE, processor
+from parity.devices import NARROW, WIDE, no_bfloat16, processor
 from parity.products import ASKED, products_of
 from parity.shapes import Shape
 
@@ -45,5 +45,8 @@ def test_a_core_is_as_fast_as_its_units_are_wide(flags, expected, monkeypatch):
 
     monkeypatch.setattr(Path, "read_text", read)
     monkeypatch.setattr(devices, "cores", lambda: 2)
+    monkeypatch.setattr(devices, "gpus", lambda: ())
+    monkeypatch.setattr(devices.platform, "machine", lambda: "x86_64")
+    assert no_bfloat16() == (expected is NARROW)
     found = processor()
     assert (found.single, found.train, found.measure) == (2 * expected[0], *expected[1:])
