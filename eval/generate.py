@@ -15,6 +15,7 @@ import torch
 from eval.forward import entropy
 from eval.requests import Generated, Generation
 
+AWAKE = 0.75  # of a batch's rows: where no more of them go on, the others are left out
 # (input_ids [B, N], attention_mask [B, past + N], position_ids [B, N], cache) -> float32 logits [B, V], cache
 Step = Callable[[torch.Tensor, torch.Tensor, torch.Tensor, Any], tuple[torch.Tensor, Any]]
 Prompt = tuple[Generation, tuple[int, ...]]  # and its token ids
@@ -87,23 +88,37 @@ def continue_batch(
     writers = [_Writer(request, tokenizer) for _ in range(groups) for request, _ in batch]
     temperatures = torch.tensor([max(w.request.temperature, 0.0) for w in writers], device=device)
     cache = None
-    while not all(w.done for w in writers):
+    there, n = writers, len(batch)  # the writers of the rows, n in each group
+    while any(w.done is None for w in there):
         logits, cache = step(inputs, mask, positions, cache)
-        draws = torch.tensor([w.stream.random() for w in writers], dtype=torch.float64)
+        draws = torch.tensor([w.stream.random() for w in there], dtype=torch.float64)
         logits = logits.float()
         tokens = _pick(logits, temperatures, draws.to(device))
         finite = logits.isfinite().any(-1) & ~logits.isnan().any(-1)
         taken = logits.gather(-1, tokens[:, None])[:, 0]
         columns = (tokens, entropy(logits), logits.logsumexp(-1) - taken, finite)
-        drawn = zip(writers, *(column.tolist() for column in columns), strict=True)
+        drawn = zip(there, *(column.tolist() for column in columns), strict=True)
         for writer, token, spread, surprisal, fine in drawn:
             if writer.done is None:
                 writer.add(token, spread, surprisal, ends) if fine else writer.fail()
         inputs = tokens[:, None]
-        mask = torch.cat([mask, mask.new_ones(len(writers), 1)], dim=1)
+        mask = torch.cat([mask, mask.new_ones(len(there), 1)], dim=1)
         positions = positions[:, -1:] + 1
+        awake = [at for at in range(n) if any(w.done is None for w in there[at::n])]
+        if 0 < len(awake) <= AWAKE * n and _selectable(cache):
+            left = [at + group * n for group in range(groups) for at in awake]
+            kept = torch.tensor(left, device=device)
+            cache.batch_select_indices(kept)
+            inputs, mask, positions, temperatures = (t[kept] for t in (inputs, mask, positions, temperatures))
+            there, n = [there[row] for row in left], len(awake)
     by_model = (writers[at : at + len(batch)] for at in range(0, len(writers), len(batch)))
     return [{w.request: w.done for w in own if w.done is not None} for own in by_model]
+
+
+def _selectable(cache: Any) -> bool:
+    """Whether rows can be taken out of a cache; not of one that keeps a recurrent state."""
+    layers = getattr(cache, "layers", ())
+    return bool(layers) and all(hasattr(layer, "batch_select_indices") for layer in layers)
 
 
 def _pick(logits: torch.Tensor, temperatures: torch.Tensor, draws: torch.Tensor) -> torch.Tensor:

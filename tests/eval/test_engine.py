@@ -209,6 +209,23 @@ def test_greedy_equals_one_by_one_without_cache(kind, tokenizer, choices):
         assert answers[request].finish == ("length" if len(expected) == 8 else "eos")
 
 
+@pytest.mark.parametrize("kind", KINDS)
+def test_answers_that_have_ended_are_left_out_of_the_batch(kind, tokenizer, choices, monkeypatch):
+    model = make_model(kind, len(tokenizer))
+    requests = [Generation(c.context, 1 + k, stop=()) for k, c in enumerate(choices[::6])]
+    engine = Engine(model, tokenizer)
+    step, rows = engine.forward.step, []
+    monkeypatch.setattr(
+        engine.forward, "step", lambda ids, *rest, **more: rows.append(len(ids)) or step(ids, *rest, **more)
+    )
+    answers = engine.answer(requests)
+    # One ends a step, if not before: a quarter of the rows has gone again and again.
+    assert rows[0] == len(requests) >= 8 and rows == sorted(rows, reverse=True) and rows[-1] <= rows[0] / 4
+    for request in requests:
+        expected = plain_greedy(model, tokenizer, request.context, request.max_new_tokens)
+        assert answers[request].text == tokenizer.decode(expected, skip_special_tokens=True)
+
+
 def test_sampling_does_not_depend_on_the_batch_and_does_on_the_seed(llama, tokenizer, choices):
     requests = [Generation(c.context, 6, 1.0, seed, ()) for c in choices[::8] for seed in range(3)]
     together = Engine(llama, tokenizer).answer(requests)
